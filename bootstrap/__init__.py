@@ -1,0 +1,1 @@
+"""The entry point that operators run: bootstrap node, witness and network files (SPEC.md §8)."""

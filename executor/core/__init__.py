@@ -1,0 +1,1 @@
+"""The deterministic part of the executor: tasks, limits, outcomes and judges."""

@@ -1,0 +1,1 @@
+"""The deterministic part of the ledger: no clock, entropy, sockets or files."""

@@ -1,0 +1,125 @@
+"""Ed25519 identities: one key is a peer, an account and, for witnesses, a vote (SPEC.md §2).
+
+Libraries disagree on Ed25519's edge cases (small-order points, non-canonical encodings), which would let
+an attacker split honest nodes. `verify` therefore refuses those encodings first and asks libsodium after.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NewType
+
+import base58
+import nacl.bindings
+from nacl.exceptions import CryptoError
+
+from ledger.core.encoding import Kind, NetworkId, WireError, signing_bytes
+
+__all__ = [
+    "ACCOUNT_BYTES",
+    "SEED_BYTES",
+    "SIGNATURE_BYTES",
+    "AccountId",
+    "SigningKey",
+    "account_from_peer_id",
+    "is_strict_point",
+    "peer_id",
+    "verify",
+    "verify_bytes",
+]
+
+AccountId = NewType("AccountId", bytes)
+"""An Ed25519 public key, 32 bytes: the identity of a peer and the name of its account."""
+
+ACCOUNT_BYTES: Final = 32
+SEED_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+
+_PRIME: Final = 2**255 - 19
+_SIGN_MASK: Final = (1 << 255) - 1
+# libp2p writes an Ed25519 public key as protobuf {Type: 1, Data: 32 bytes} inside an identity multihash.
+_PEER_ID_PREFIX: Final = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
+# y coordinates of the eight points of small order, canonical and not; the sign bit is masked off.
+_SMALL_ORDER_Y: Final = frozenset(
+    (
+        0,
+        1,
+        _PRIME - 1,
+        _PRIME,
+        _PRIME + 1,
+        int.from_bytes(
+            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+        ),
+        int.from_bytes(
+            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+        ),
+    )
+)
+
+
+class SigningKey:
+    """A private Ed25519 key. Its seed never shows in `repr`, errors or logs."""
+
+    __slots__ = ("_secret", "account")
+
+    def __init__(self, seed: bytes) -> None:
+        """Derive the key pair from a `seed` of 32 bytes (RFC 8032 §5.1.5); the seed comes from the caller."""
+        if len(seed) != SEED_BYTES:
+            raise ValueError(f"a key seed has {SEED_BYTES} bytes, not {len(seed)}")
+        public, self._secret = nacl.bindings.crypto_sign_seed_keypair(seed)
+        self.account = AccountId(public)
+
+    def __repr__(self) -> str:
+        return f"SigningKey({peer_id(self.account)})"
+
+    @property
+    def seed(self) -> bytes:
+        """The 32 secret bytes, for the key file and the transport handshake only."""
+        return bytes(self._secret[:SEED_BYTES])
+
+    def sign(self, kind: Kind, network_id: NetworkId, body: bytes) -> bytes:
+        """The 64-byte signature of `body` as a record of `kind` on one network."""
+        signed: bytes = nacl.bindings.crypto_sign(signing_bytes(kind, network_id, body), self._secret)
+        return signed[:SIGNATURE_BYTES]
+
+
+def verify(account: bytes, signature: bytes, kind: Kind, network_id: NetworkId, body: bytes) -> bool:
+    """Whether `signature` is `account`'s strict Ed25519 signature of `body` as a record of `kind`."""
+    return verify_bytes(account, signature, signing_bytes(kind, network_id, body))
+
+
+def verify_bytes(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Strict Ed25519 over raw bytes (SPEC.md §2): never raises, whatever the bytes are."""
+    if len(public_key) != ACCOUNT_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
+    if not is_strict_point(public_key) or not is_strict_point(signature[:32]):
+        return False
+    try:
+        nacl.bindings.crypto_sign_open(signature + message, public_key)
+    except (CryptoError, ValueError):
+        return False
+    return True
+
+
+def is_strict_point(encoded: bytes) -> bool:
+    """Whether 32 bytes are a canonical encoding (y < 2^255 - 19) and not one of small order."""
+    y = int.from_bytes(encoded, "little") & _SIGN_MASK
+    return y < _PRIME and y not in _SMALL_ORDER_Y
+
+
+def peer_id(account: bytes) -> str:
+    """The text form of an account: its libp2p peer id (`12D3Koo…`)."""
+    return base58.b58encode(_PEER_ID_PREFIX + account).decode()
+
+
+def account_from_peer_id(text: str) -> AccountId:
+    """The account behind a peer id; anything but a strict Ed25519 peer id is a `WireError`."""
+    try:
+        raw = base58.b58decode(text.encode("ascii"))
+    except ValueError as error:
+        raise WireError(f"{text[:80]!r} is not a peer id: it is not base58 text") from error
+    account = raw[len(_PEER_ID_PREFIX) :]
+    if not raw.startswith(_PEER_ID_PREFIX) or len(account) != ACCOUNT_BYTES:
+        raise WireError(f"{text[:80]!r} is not the peer id of an Ed25519 key (these start with 12D3Koo)")
+    if not is_strict_point(account):
+        raise WireError(f"{text[:80]!r} names a weak key (small order or not canonical)")
+    return AccountId(account)

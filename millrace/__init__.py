@@ -1,0 +1,1 @@
+"""The peer itself: client library, node daemon, market, leases and command line."""

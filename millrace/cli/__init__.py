@@ -1,0 +1,1 @@
+"""The command line; it never imports libp2p and talks to the daemon over a Unix socket."""

@@ -1,0 +1,1 @@
+"""The deterministic part of the peer: leases, market and jobs as values and tables."""

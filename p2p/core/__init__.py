@@ -1,0 +1,1 @@
+"""The deterministic part of the network layer: records, books and framing, without sockets."""
