@@ -1,0 +1,244 @@
+"""Blocks: a header that commits to the whole log, the entries it adds, and their proposal (SPEC.md §6).
+
+The header alone is what is signed: its `log_root` over `tree_size` leaves commits to every entry, this
+block's included, signatures and all.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
+from ledger.core.entries import ENTRY_BYTES_MAX, Entry, take_entry
+from ledger.core.genesis import TIME_MS_MAX, Genesis
+from ledger.core.keys import SIGNATURE_BYTES, SigningKey, verify
+from ledger.core.votes import (
+    CERTIFICATE_BYTES_MAX,
+    EPOCH_MAX,
+    NO_BLOCK,
+    SLOT_MAX,
+    Certificate,
+    Vote,
+    sign_vote,
+    take_certificate,
+)
+
+__all__ = [
+    "BLOCK_BYTES_MAX",
+    "BLOCK_ENTRIES_MAX",
+    "FINAL_BLOCK_BYTES_MAX",
+    "HEADER_BYTES",
+    "HEADER_VERSION",
+    "NO_BLOCK",
+    "NO_ROOT",
+    "STATE_ROOT_INTERVAL",
+    "Block",
+    "Certificate",
+    "FinalBlock",
+    "Header",
+    "Proposal",
+    "Vote",
+    "sign_proposal",
+    "sign_vote",
+]
+
+HEADER_VERSION: Final = 1
+BLOCK_ENTRIES_MAX: Final = 1000
+STATE_ROOT_INTERVAL: Final = 1000
+"""A header names the state root when its height is a multiple of this; else NO_ROOT stands there."""
+NO_ROOT: Final = bytes(32)
+# version, epoch, slot, height, parent_slot, parent_hash, time_ms, tree_size, log_root, state_root, count
+_HEADER = struct.Struct(">BIQQQ32sQQ32s32sI")
+HEADER_BYTES: Final = _HEADER.size
+BLOCK_BYTES_MAX: Final = HEADER_BYTES + BLOCK_ENTRIES_MAX * ENTRY_BYTES_MAX
+FINAL_BLOCK_BYTES_MAX: Final = BLOCK_BYTES_MAX + CERTIFICATE_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What witnesses sign. `tree_size` and `log_root` are the log after this block; the first height is 1."""
+
+    epoch: int
+    slot: int
+    height: int
+    parent_slot: int
+    parent_hash: bytes
+    time_ms: int
+    tree_size: int
+    log_root: bytes
+    state_root: bytes
+    count: int
+    version: int = HEADER_VERSION
+
+    def __post_init__(self) -> None:
+        if self.version != HEADER_VERSION:
+            raise WireError(f"header: version {self.version}, only {HEADER_VERSION} is known")
+        if not 0 <= self.epoch <= EPOCH_MAX or not 0 <= self.parent_slot < self.slot <= SLOT_MAX:
+            raise WireError("header: epoch or slots out of range, or the parent's slot is not below the slot")
+        if not 1 <= self.height <= self.slot or not 0 <= self.time_ms <= TIME_MS_MAX:
+            raise WireError("header: the height is not in 1 to the slot, or the time is out of range")
+        if not 0 <= self.count <= BLOCK_ENTRIES_MAX or not self.count <= self.tree_size <= TIME_MS_MAX:
+            raise WireError("header: more entries than a block or its log can hold")
+        if not len(self.parent_hash) == len(self.log_root) == len(self.state_root) == 32:
+            raise WireError("header: a hash has 32 bytes")
+        if (self.height == 1) != (self.parent_slot == 0) or (self.height == 1) != (
+            self.parent_hash == NO_BLOCK
+        ):
+            raise WireError("header: the first block, and only it, has parent slot 0 and no parent hash")
+        if self.height % STATE_ROOT_INTERVAL and self.state_root != NO_ROOT:
+            raise WireError(f"header: only every {STATE_ROOT_INTERVAL}th block names a state root")
+
+    def encode(self) -> bytes:
+        """145 bytes, fixed layout."""
+        return _HEADER.pack(
+            self.version,
+            self.epoch,
+            self.slot,
+            self.height,
+            self.parent_slot,
+            self.parent_hash,
+            self.time_ms,
+            self.tree_size,
+            self.log_root,
+            self.state_root,
+            self.count,
+        )
+
+    @staticmethod
+    def decode(data: bytes) -> Header:
+        """The header in `data`; any other bytes are a `WireError`."""
+        if len(data) != HEADER_BYTES:
+            raise WireError(f"header: {len(data)} bytes, not {HEADER_BYTES}")
+        version, *fields = _HEADER.unpack(data)
+        return Header(*fields, version)
+
+    def hash(self, network_id: NetworkId) -> bytes:
+        """The block's name: SHA-256 of the bytes its leader signs, so it differs on every network."""
+        return digest(signing_bytes(Kind.PROPOSAL, network_id, self.encode()))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A header and the entries it adds to the log."""
+
+    header: Header
+    entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.entries) != self.header.count:
+            raise WireError(f"block: {len(self.entries)} entries, the header counts {self.header.count}")
+
+    def encode(self) -> bytes:
+        """Header, then each entry; the entries' type bytes give their lengths."""
+        return b"".join((self.header.encode(), *(entry.encode() for entry in self.entries)))
+
+    @staticmethod
+    def decode(data: bytes) -> Block:
+        """The block in `data`; any other bytes are a `WireError`."""
+        block, end = _take_block(data)
+        if end != len(data):
+            raise WireError(f"block: {len(data) - end} bytes too many")
+        return block
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A block, signed by the leader of its slot."""
+
+    header: Header
+    entries: tuple[Entry, ...]
+    signature: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.entries) != self.header.count or len(self.signature) != SIGNATURE_BYTES:
+            raise WireError("proposal: the header counts other entries, or the signature has not 64 bytes")
+
+    @property
+    def block(self) -> Block:
+        """The block that is proposed."""
+        return Block(self.header, self.entries)
+
+    def encode(self) -> bytes:
+        """The block, then the signature."""
+        return self.block.encode() + self.signature
+
+    @staticmethod
+    def decode(data: bytes) -> Proposal:
+        """The proposal in `data`; any other bytes are a `WireError`."""
+        block, end = _take_block(data)
+        if len(data) - end != SIGNATURE_BYTES:
+            raise WireError(f"proposal: {len(data) - end} bytes of signature, not {SIGNATURE_BYTES}")
+        return Proposal(block.header, block.entries, data[end:])
+
+    def verify(self, genesis: Genesis) -> bool:
+        """Whether the leader of the slot signed the header. It says nothing about the entries."""
+        leader, body = genesis.leader(self.header.slot), self.header.encode()
+        return verify(leader, self.signature, Kind.PROPOSAL, genesis.network_id, body)
+
+
+def sign_proposal(key: SigningKey, genesis: Genesis, block: Block) -> Proposal:
+    """`block` with the signature of `key`, its slot's leader."""
+    signature = key.sign(Kind.PROPOSAL, genesis.network_id, block.header.encode())
+    return Proposal(block.header, block.entries, signature)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalBlock:
+    """A block of the agreed chain, with a quorum's certificate over its header.
+
+    A FINAL certificate makes the block and all its ancestors final. A block that only collected a NOTAR
+    certificate of its own is final because a later block, with a FINAL one, descends from it (SPEC.md §6).
+    """
+
+    header: Header
+    entries: tuple[Entry, ...]
+    certificate: Certificate
+
+    def __post_init__(self) -> None:
+        if len(self.entries) != self.header.count:
+            raise WireError(
+                f"final block: {len(self.entries)} entries, the header counts {self.header.count}"
+            )
+        if self.certificate.kind not in {Kind.NOTAR, Kind.FINAL}:
+            raise WireError("final block: its certificate is neither notarised nor final")
+        if (self.certificate.epoch, self.certificate.slot) != (self.header.epoch, self.header.slot):
+            raise WireError("final block: the certificate is for another epoch or slot")
+
+    @property
+    def block(self) -> Block:
+        """Header and entries, without the certificate."""
+        return Block(self.header, self.entries)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether its own certificate makes it final, rather than a descendant's."""
+        return self.certificate.kind is Kind.FINAL
+
+    def encode(self) -> bytes:
+        """The block, then the certificate."""
+        return self.block.encode() + self.certificate.encode()
+
+    @staticmethod
+    def decode(data: bytes) -> FinalBlock:
+        """The final block in `data`; any other bytes are a `WireError`."""
+        block, end = _take_block(data)
+        reader = Reader(data[end:], "final block")
+        certificate = take_certificate(reader)
+        reader.end()
+        return FinalBlock(block.header, block.entries, certificate)
+
+    def verify(self, genesis: Genesis) -> bool:
+        """Whether a quorum certified this very header. Entries and chain are the reader's to check."""
+        block_hash = self.header.hash(genesis.network_id)
+        return self.certificate.block_hash == block_hash and self.certificate.verify(genesis)
+
+
+def _take_block(data: bytes) -> tuple[Block, int]:
+    header = Header.decode(data[:HEADER_BYTES])
+    entries, at = [], HEADER_BYTES
+    for _ in range(header.count):
+        entry, at = take_entry(data, at)
+        entries.append(entry)
+    return Block(header, tuple(entries)), at
