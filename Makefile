@@ -1,0 +1,31 @@
+# Two commands matter: `make demo` and `make test`. Each sets everything up by itself on a fresh machine.
+.PHONY: demo test check lint types setup guests simulate clean
+PYTHONPATH :=
+export PYTHONPATH
+
+demo: setup ## a whole network on this machine: real processes, real jobs, audited (ARGS=--json for machines)
+	@.venv/bin/millrace demo $(ARGS)
+
+test: setup ## every test (ARGS="-k name" for some)
+	@.venv/bin/python -m pytest $(ARGS)
+
+check: lint types test ## what has to pass before a change lands
+
+lint: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+types: setup
+	@.venv/bin/mypy
+
+setup:
+	@scripts/setup
+
+guests: ## rebuild the demo's WebAssembly modules and compare them with the committed bytes
+	@scripts/build-guests
+
+simulate: setup ## SEEDS=2000: the ordering protocol under seeded faults
+	@.venv/bin/python -m tests.simulation.ledger.simplex_simulation --seeds $(or $(SEEDS),2000)
+
+clean:
+	rm -rf .venv .venv-guests .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
