@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["Picture", "Tile"]
 
@@ -37,8 +41,8 @@ class Picture:
     def _tiles(self) -> Iterator[Tile]:
         xs = [self.width * i // self.tiles_across for i in range(self.tiles_across + 1)]
         ys = [self.height * i // self.tiles_down for i in range(self.tiles_down + 1)]
-        for top, bottom in zip(ys, ys[1:], strict=False):
-            for left, right in zip(xs, xs[1:], strict=False):
+        for top, bottom in itertools.pairwise(ys):
+            for left, right in itertools.pairwise(xs):
                 yield Tile(left, top, right - left, bottom - top)
 
     def arguments(self, tile: Tile) -> tuple[str, ...]:
