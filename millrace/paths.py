@@ -146,7 +146,9 @@ def private_dir(path: Path) -> Path:
     Raises `PathError` when it is a link, a file, somebody else's, or open to others: keys stand in it.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):  # mkdir(parents=True) would leave the parents open to others
+            folder.mkdir(mode=0o700, exist_ok=True)
         info = path.lstat()
     except OSError as error:
         raise PathError(
