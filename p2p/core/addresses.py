@@ -10,6 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.encoding import WireError
@@ -23,11 +24,14 @@ __all__ = [
     "Address",
     "Scope",
     "group",
+    "is_own",
     "may_dial",
     "parse_address",
 ]
 
 ADDRESS_BYTES_MAX: Final = 256
+PARSED_MAX: Final = 8192
+"""Parsed addresses kept: the peer book looks at the same few thousand again and again."""
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _EMBEDDED_V4: Final = tuple(
@@ -61,6 +65,7 @@ class Address:
     relay: AccountId | None
 
 
+@lru_cache(maxsize=PARSED_MAX)
 def parse_address(text: str) -> Address:
     """The parts of a multiaddr `text`; any other text, and other transports, are a `WireError`."""
     if len(text) > ADDRESS_BYTES_MAX or not text.isascii():
@@ -92,7 +97,7 @@ def may_dial(address: Address, ours: Iterable[Address]) -> bool:
     Our own address never; names, link-local and unusable addresses never.
     """
     mine = tuple(ours)
-    if any(own.host == address.host and own.port == address.port for own in mine):
+    if is_own(address, mine):
         return False
     scopes = {own.scope for own in mine}
     match address.scope:
@@ -104,6 +109,11 @@ def may_dial(address: Address, ours: Iterable[Address]) -> bool:
             return bool(scopes) and scopes == {Scope.LOOPBACK}
         case _:
             return False
+
+
+def is_own(address: Address, ours: Iterable[Address]) -> bool:
+    """Whether `address` is one of `ours`, whatever peer id it claims."""
+    return any(own.host == address.host and own.port == address.port for own in ours)
 
 
 def group(address: Address) -> str:
