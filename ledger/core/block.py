@@ -70,11 +70,8 @@ class Header:
     log_root: bytes
     state_root: bytes
     count: int
-    version: int = HEADER_VERSION
 
     def __post_init__(self) -> None:
-        if self.version != HEADER_VERSION:
-            raise WireError(f"header: version {self.version}, only {HEADER_VERSION} is known")
         if not 0 <= self.epoch <= EPOCH_MAX or not 0 <= self.parent_slot < self.slot <= SLOT_MAX:
             raise WireError("header: epoch or slots out of range, or the parent's slot is not below the slot")
         if not 1 <= self.height <= self.slot or not 0 <= self.time_ms <= TIME_MS_MAX:
@@ -93,7 +90,7 @@ class Header:
     def encode(self) -> bytes:
         """145 bytes, fixed layout."""
         return _HEADER.pack(
-            self.version,
+            HEADER_VERSION,
             self.epoch,
             self.slot,
             self.height,
@@ -112,7 +109,9 @@ class Header:
         if len(data) != HEADER_BYTES:
             raise WireError(f"header: {len(data)} bytes, not {HEADER_BYTES}")
         version, *fields = _HEADER.unpack(data)
-        return Header(*fields, version)
+        if version != HEADER_VERSION:
+            raise WireError(f"header: version {version}, only {HEADER_VERSION} is known")
+        return Header(*fields)
 
     def hash(self, network_id: NetworkId) -> bytes:
         """The block's name: SHA-256 of the bytes its leader signs, so it differs on every network."""

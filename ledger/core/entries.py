@@ -8,7 +8,7 @@ whether it may be applied is the state's question.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Final, TypeAlias
 
@@ -162,6 +162,8 @@ class Entry:
     fee: int
     action: Action
     signature: bytes
+    encoded: bytes = field(init=False, repr=False, compare=False)
+    """The entry's bytes, packed once: they are signed, hashed twice, stored and sent."""
 
     def __post_init__(self) -> None:
         _check_account(self.account, "entry: account")
@@ -170,14 +172,16 @@ class Entry:
         _check_range(self.fee, 0, AMOUNT_MAX, "entry: fee")
         if len(self.signature) != SIGNATURE_BYTES:
             raise WireError(f"entry: a signature has {SIGNATURE_BYTES} bytes, not {len(self.signature)}")
+        body = _body(self.account, self.seq, self.not_after_ms, self.fee, self.action)
+        object.__setattr__(self, "encoded", body + self.signature)
 
     def body(self) -> bytes:
         """Header and payload: the bytes that are signed (SPEC.md §3)."""
-        return _body(self.account, self.seq, self.not_after_ms, self.fee, self.action)
+        return self.encoded[:-SIGNATURE_BYTES]
 
     def encode(self) -> bytes:
         """Body and signature: the bytes on the wire, on disk and in the Merkle leaf."""
-        return self.body() + self.signature
+        return self.encoded
 
     def entry_id(self, network_id: NetworkId) -> bytes:
         """SHA-256 of the signing bytes: independent of the signature, different on every network."""

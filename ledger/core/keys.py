@@ -54,6 +54,8 @@ _SMALL_ORDER_Y: Final = frozenset(
         ),
     )
 )
+# Only a y with one of these top bytes can be refused: the quick way out for all other keys and signatures.
+_SUSPECT_TOP_BYTES: Final = frozenset((0x7F, *(y >> 248 for y in _SMALL_ORDER_Y)))
 
 
 class SigningKey:
@@ -102,6 +104,8 @@ def verify_bytes(public_key: bytes, signature: bytes, message: bytes) -> bool:
 
 def is_strict_point(encoded: bytes) -> bool:
     """Whether 32 bytes are a canonical encoding (y < 2^255 - 19) and not one of small order."""
+    if encoded[31] & 0x7F not in _SUSPECT_TOP_BYTES:
+        return True
     y = int.from_bytes(encoded, "little") & _SIGN_MASK
     return y < _PRIME and y not in _SMALL_ORDER_Y
 
