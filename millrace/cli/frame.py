@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     from millrace.endpoint import Endpoint
     from millrace.paths import Paths
 
-__all__ = ["SCHEMA", "Session", "Verb", "clean", "common_flags", "refuse", "table", "verb", "wants_json"]
+__all__ = [
+    "SCHEMA",
+    "Session",
+    "Verb",
+    "clean",
+    "common_flags",
+    "refuse",
+    "short",
+    "table",
+    "verb",
+    "wants_json",
+]
 
 SCHEMA: Final = 1
 """The `schema` field of every JSON document; it rises when a field changes its meaning or goes away."""
@@ -225,6 +236,12 @@ def clean(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in str(text)
     )
+
+
+def short(peer: object) -> str:
+    """A peer id cut for a narrow column: its first letters are the same for everybody, its last are not."""
+    text = clean(peer)
+    return text if len(text) <= 16 else f"{text[:8]}…{text[-6:]}"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

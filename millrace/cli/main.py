@@ -175,6 +175,10 @@ def _translate(error: Exception) -> MillraceError | Exception:
     next_step = getattr(error, "next_step", None) or getattr(error, "next", "")
     if isinstance(what, str):
         return MillraceError(what, str(why), str(next_step))
+    if type(error).__module__.startswith("p2p."):  # its texts read "what: why; next"
+        head, _, rest = str(error).partition(": ")
+        reason, _, action = rest.rpartition("; ")
+        return MillraceError(head, reason or rest, action if reason else "")
     if isinstance(error, OSError):
         named = f" {error.filename}" if error.filename else ""
         return MillraceError(

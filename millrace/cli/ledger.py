@@ -1,0 +1,212 @@
+# ruff: noqa: PLC0415 - what only one verb needs is imported by it: the others stay quick
+"""`millrace ledger`: what was settled, replayed and proved.
+
+`verify` needs no daemon, no network and no trust in either: the receipt and the network file decide.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from ledger.core.amounts import format_credits
+from millrace.cli.frame import Session, clean, refuse, table, verb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ledger.core.receipt import Receipt
+
+__all__ = [
+    "ledger_audit_verb",
+    "ledger_head_verb",
+    "ledger_receipt_verb",
+    "ledger_show_verb",
+    "ledger_verify_verb",
+]
+
+RECEIPT_BYTES_MAX: Final = 64 << 10
+
+
+@verb("head")
+def ledger_head_verb(session: Session) -> int:
+    """The newest block this node has verified."""
+    answer = session.call("ledger.head")
+    rows = [(name, _shown(value)) for name, value in answer.items() if not isinstance(value, (dict, list))]
+    session.answer(answer, lambda: table(("FIELD", "VALUE"), rows))
+    return 0
+
+
+@verb("show")
+@click.argument("height", required=False, type=click.IntRange(min=0))
+@click.option("--count", type=click.IntRange(1, 100), default=10, show_default=True, help="How many blocks.")
+def ledger_show_verb(session: Session, height: int | None, count: int) -> int:
+    """Blocks and their entries, from HEIGHT on; without it, the newest."""
+    answer = session.call("ledger.show", **({} if height is None else {"from": height}), count=count)
+    blocks = answer.get("blocks", answer.get("items", []))
+    session.answer(answer, lambda: "\n".join(_block_text(block) for block in blocks) or "no blocks yet")
+    return 0
+
+
+@verb("audit")
+def ledger_audit_verb(session: Session) -> int:
+    """Replay the whole ledger from genesis: every signature, every rule, every certificate, the sum of all.
+
+    The audit shares no state with the witnesses. Exit code 1 if anything does not add up.
+    """
+    with session.endpoint.stream("ledger.audit", wait_s=session.timeout_s) as stream, _bar(session) as step:
+        for event in stream:
+            if session.json:
+                session.event({"event": "progress", **event})
+            step(event)
+        report = stream.result if isinstance(stream.result, dict) else {}
+    good = bool(report.get("ok", True))
+    rows = [(name, _shown(value)) for name, value in report.items() if not isinstance(value, (dict, list))]
+    session.answer(
+        {"event": "report", **report}, lambda: table(("AUDIT", "good" if good else "FAILED"), rows)
+    )
+    return 0 if good else 1
+
+
+@verb("receipt")
+@click.argument("entry", required=False)
+@click.option("-o", "--output", default="", metavar="FILE", help="Write the receipt's bytes to FILE.")
+def ledger_receipt_verb(session: Session, entry: str | None, output: str) -> int:
+    """The receipt of ENTRY (64 hex digits), or the list of this node's receipts."""
+    if entry is None:
+        answer = session.call("ledger.receipts")
+        items = answer.get("receipts", answer.get("items", []))
+        rows = [[_shown(value) for value in item.values()] for item in items]
+        headings = [name.upper() for name in items[0]] if items else ["RECEIPTS"]
+        session.answer(answer, lambda: table(headings, rows) if rows else "no receipts yet")
+        return 0
+    if len(entry) != 64 or not set(entry.lower()) <= set("0123456789abcdef"):
+        raise click.BadParameter("an entry's id is 64 hex digits: millrace ledger receipt lists yours")
+    answer = session.call("ledger.receipt", entry=entry.lower())
+    data = answer.get("receipt", b"")
+    if output:
+        Path(output).expanduser().write_bytes(data)
+        session.say(f"wrote {len(data)} bytes; anybody can check it: millrace ledger verify {output}")
+    document = {**answer, "receipt": base64.b64encode(data).decode(), **({"file": output} if output else {})}
+    session.answer(document, lambda: output or base64.b64encode(data).decode())
+    return 0
+
+
+@verb("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--network",
+    "network_path",
+    default="",
+    metavar="FILE",
+    help="The network file (default: the joined one).",
+)
+def ledger_verify_verb(session: Session, file: Path, network_path: str) -> int:
+    """Check the receipt in FILE offline. Exit code 0: it proves that its entry is settled."""
+    from bootstrap.genesis import load_network
+    from ledger.core.encoding import WireError
+    from ledger.core.receipt import Receipt, ReceiptError
+
+    network = load_network(Path(network_path).expanduser() if network_path else session.paths.network)
+    data = _receipt_bytes(file.expanduser())
+    try:
+        receipt = Receipt.decode(data)
+        receipt.verify(network.genesis)
+    except (WireError, ReceiptError) as error:
+        refuse(
+            f"{file} proves nothing on {network.name!r}",
+            str(error),
+            "ask whoever gave it for the receipt again: millrace ledger receipt ENTRY -o FILE",
+        )
+    document = {
+        "valid": True,
+        "network": network.name,
+        "network_id": network.network_id.hex(),
+        **_describe(receipt),
+    }
+    rows = [(name, _shown(value)) for name, value in _describe(receipt).items()]
+    session.answer(document, lambda: f"✓ settled on {network.name}\n" + table(("FIELD", "VALUE"), rows))
+    return 0
+
+
+def _receipt_bytes(path: Path) -> bytes:
+    """A receipt's bytes: the file as it is, or base64 text in it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(RECEIPT_BYTES_MAX * 2)
+    except OSError as error:
+        refuse(f"cannot read {path}", error.strerror or "the system refused", f"ls -l {path}")
+    try:
+        return base64.b64decode(data.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return data
+
+
+def _describe(receipt: Receipt) -> dict[str, Any]:
+    from ledger.core.keys import peer_id
+
+    entry, header = receipt.entry, receipt.header
+    fields: dict[str, Any] = {"type": type(entry.action).__name__.upper(), "account": peer_id(entry.account)}
+    for name in ("to", "payee"):
+        if account := getattr(entry.action, name, None):
+            fields[name] = peer_id(account)
+    for name in ("amount", "cumulative"):
+        value = getattr(entry.action, name, None)
+        if isinstance(value, int):
+            fields[name] = value
+    if lock_id := getattr(entry.action, "lock_id", None):
+        fields["lock_id"] = lock_id.hex()
+    return {
+        **fields,
+        "seq": entry.seq,
+        "height": header.height,
+        "time_ms": header.time_ms,
+        "index": receipt.index,
+    }
+
+
+def _block_text(block: dict[str, Any]) -> str:
+    lines = [f"block {block.get('height')}  slot {block.get('slot')}  time {block.get('time_ms')}"]
+    lines.extend(
+        "  " + "  ".join(f"{name} {_shown(value, name)}" for name, value in entry.items())
+        for entry in block.get("entries", [])
+        if isinstance(entry, dict)
+    )
+    return "\n".join(lines)
+
+
+def _shown(value: object, name: str = "") -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, int) and not isinstance(value, bool) and name in {"amount", "cumulative", "fee"}:
+        return format_credits(value)
+    return clean(value)
+
+
+class _bar:  # noqa: N801 - used as a context manager function
+    """A progress bar for a stream of {"done", "total"} events, when somebody watches."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._progress: Any = None
+
+    def __enter__(self) -> Callable[[dict[str, Any]], None]:
+        if not self._session.lively:
+            return lambda _event: None
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._progress.start()
+        task = self._progress.add_task("replaying", total=None)
+        return lambda event: self._progress.update(
+            task, completed=event.get("done", event.get("height", 0)), total=event.get("total") or None
+        )
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
