@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from executor.core.module import MODULE_BYTES_MAX
 from ledger.core.encoding import WireError
 from millrace.core.api_messages import (
     API_FRAME_BYTES_MAX,
     METHODS,
-    MODULE_BYTES_MAX,
     UNITS_MAX,
     Part,
     Request,

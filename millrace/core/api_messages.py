@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from executor.core.limits import FUEL_MAX, MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, WALL_S_MAX
+from executor.core.module import MODULE_BYTES_MAX
+from executor.core.task import ARGS_BYTES_MAX, ARGS_MAX, COMMAND_ENTRY, STDIN_BYTES_MAX
 from ledger.core.encoding import WireError, pack, unpack
 
 __all__ = [
@@ -40,13 +43,7 @@ PART_BYTES: Final = 1 << 20
 """How much of a module or of the units a client puts into one frame before it starts the next."""
 ID_MAX: Final = (1 << 32) - 1
 METHOD_CHARS_MAX: Final = 40
-MODULE_BYTES_MAX: Final = 16 << 20
-"""What the local API carries; the executor's own, smaller limit on modules is checked after it."""
 UNITS_MAX: Final = 10_000
-ARGS_MAX: Final = 256
-ARG_BYTES_MAX: Final = 64 << 10
-STDIN_BYTES_MAX: Final = 3 << 20
-"""The longest standard input of one unit: a unit travels to its worker in one frame of 4 MiB."""
 AMOUNT_MAX: Final = 1 << 48
 NAME_CHARS_MAX: Final = 200
 COUNT_MAX: Final = 1_000
@@ -82,11 +79,11 @@ JOB_OPTIONS: Final[dict[str, Param]] = {
     "replicas": Param(int, default=2, low=1, high=REPLICAS_MAX),
     "workers": Param(int, default=None, low=1, high=WORKERS_MAX),
     "max_cost": Param(int, default=None, low=0, high=AMOUNT_MAX),
-    "entry": Param(str, default="_start", low=1, high=NAME_CHARS_MAX),
-    "fuel": Param(int, default=None, low=1, high=(1 << 63) - 1),
-    "memory_bytes": Param(int, default=None, low=1 << 16, high=1 << 36),
-    "wall_s": Param(float, default=None, low=0, high=SECONDS_MAX),
-    "output_bytes": Param(int, default=None, low=0, high=1 << 32),
+    "entry": Param(str, default=COMMAND_ENTRY, low=1, high=NAME_CHARS_MAX),
+    "fuel": Param(int, default=None, low=1, high=FUEL_MAX),
+    "memory_bytes": Param(int, default=None, low=1, high=MEMORY_BYTES_MAX),
+    "wall_s": Param(float, default=None, low=0, high=WALL_S_MAX),
+    "output_bytes": Param(int, default=None, low=1, high=OUTPUT_BYTES_MAX),
     "timeout_s": _TIMEOUT,
     "name": Param(str, default="", low=0, high=NAME_CHARS_MAX),
 }
@@ -248,9 +245,9 @@ def check_units(units: list[Any]) -> list[dict[str, Any]]:
     for index, unit in enumerate(units):
         fields = check_fields(f"unit {index}", UNIT_FIELDS, unit)
         for arg in fields["args"]:
-            if not isinstance(arg, str) or len(arg) > ARG_BYTES_MAX:
+            if not isinstance(arg, str) or len(arg) > ARGS_BYTES_MAX:
                 raise WireError(
-                    f"unit {index}: every argument must be text of at most {ARG_BYTES_MAX} characters"
+                    f"unit {index}: every argument must be text of at most {ARGS_BYTES_MAX} characters"
                 )
         checked.append(fields)
     return checked
