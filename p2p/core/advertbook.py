@@ -137,6 +137,7 @@ class AdvertBook:
         self._memory: dict[AccountId, _Memory] = {}
         self._digests: list[bytes | None] = [None] * BUCKETS
         self._least: tuple[int, int, AccountId] | None = None
+        self._least_until_ms = 0
 
     def __len__(self) -> int:
         return len(self._live)
@@ -274,11 +275,14 @@ class AdvertBook:
         """
         if envelope.author in self._live or len(self._live) < self._limits.adverts_max:
             return None
-        if self._least is None:
-            # Kept until the book changes: a flood of fresh keys must not buy a scan each.
+        if self._least is None or self._least_until_ms <= now_ms:
+            # Kept until the book changes or something expires: a flood of fresh keys must not buy a scan each.
             self._least = min(
                 (_worth(live.advert, live.drop_ms, now_ms), live.drop_ms, author)
                 for author, live in self._live.items()
+            )
+            self._least_until_ms = min(
+                (live.drop_ms for live in self._live.values() if live.drop_ms > now_ms), default=now_ms
             )
         worth, _, victim = self._least
         if worth < _worth(advert, envelope.expires_ms + CLOCK_SKEW_MS, now_ms):

@@ -172,7 +172,11 @@ def _addresses(value: object, what: str) -> None:
     for item in value:
         if not isinstance(item, str):
             raise WireError(f"advert {what}: an address is text")
-        if parse_address(item).account is None:
+        try:
+            address = parse_address(item)
+        except WireError as error:
+            raise WireError(f"advert {what}: {error}") from error
+        if address.account is None:
             raise WireError(f"advert {what}: an address ends in /p2p/ and the peer id")
 
 

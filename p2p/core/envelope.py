@@ -137,7 +137,7 @@ def verify_envelope(envelope: Envelope, network_id: NetworkId) -> bool:
 def open_envelope(data: bytes, network_id: NetworkId, now_ms: int) -> Envelope:
     """A decoded envelope that is signed for this network and alive at `now_ms`; `WireError` otherwise."""
     envelope = decode_envelope(data)
-    if envelope.expires_ms + CLOCK_SKEW_MS < now_ms:
+    if envelope.expires_ms + CLOCK_SKEW_MS <= now_ms:
         raise WireError(f"envelope expired {now_ms - envelope.expires_ms} ms ago")
     if envelope.expires_ms > now_ms + envelope.lifetime_ms + CLOCK_SKEW_MS:
         raise WireError("envelope was sealed in the future")

@@ -270,7 +270,7 @@ class PeerBook:
         for _ in range(count):
             peer = _read_peer(reader)
             if peer.account != me and len(book) < peers_max:
-                book._peers[peer.account] = peer  # noqa: SLF001 - its own class
+                book._peers[peer.account] = peer
         reader.end()
         return book
 
