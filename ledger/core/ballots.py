@@ -1,0 +1,141 @@
+"""Votes of a bounded window of slots, counted into certificates; contradictions are kept as evidence (SPEC.md §6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from ledger.core.encoding import Kind
+from ledger.core.votes import Certificate, Vote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.core.block import Proposal
+    from ledger.core.genesis import Genesis
+    from ledger.core.keys import AccountId
+
+__all__ = ["EVIDENCE_MAX", "SLOTS_AHEAD_MAX", "Ballots", "Evidence"]
+
+SLOTS_AHEAD_MAX: Final = 512
+"""How far above the last final slot votes are kept. At three votes per witness this bounds memory;
+with the slot timer's growth (SPEC.md §6) it takes hours of a broken network to get that far."""
+EVIDENCE_MAX: Final = 256
+
+_CONTRADICTS: Final = {
+    Kind.NOTAR: (Kind.NOTAR,),
+    Kind.SKIP: (Kind.FINAL,),
+    Kind.FINAL: (Kind.FINAL, Kind.SKIP),
+}
+"""Which earlier vote of the same witness in the same slot a vote contradicts, if the blocks differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Two signed statements of one witness, about one slot, that no honest witness makes."""
+
+    witness: AccountId
+    slot: int
+    first: bytes
+    second: bytes
+
+
+_Key: TypeAlias = tuple[Kind, int]
+
+
+class Ballots:
+    """The votes and certificates of slots above the last final one. It is given verified votes only."""
+
+    __slots__ = ("_certificates", "_evidence", "_floor", "_genesis", "_votes")
+
+    def __init__(self, genesis: Genesis, final_slot: int) -> None:
+        self._genesis = genesis
+        self._floor = final_slot
+        self._votes: dict[_Key, dict[AccountId, Vote]] = {}
+        self._certificates: dict[_Key, Certificate] = {}
+        self._evidence: dict[tuple[AccountId, int], Evidence] = {}
+
+    def covers(self, slot: int) -> bool:
+        """Whether votes for `slot` are kept: it is above the last final slot, and not too far."""
+        return self._floor < slot <= self._floor + SLOTS_AHEAD_MAX
+
+    def knows(self, vote: Vote) -> bool:
+        """Whether this very vote is counted already (so its signature need not be checked again)."""
+        return self._votes.get((vote.kind, vote.slot), {}).get(vote.witness) == vote
+
+    def add(self, vote: Vote) -> Evidence | None:
+        """Count a verified `vote`. Only a witness's first vote of a kind counts in a slot."""
+        if not self.covers(vote.slot):
+            return None
+        found = self._contradiction(vote)
+        votes = self._votes.setdefault((vote.kind, vote.slot), {})
+        votes.setdefault(vote.witness, vote)
+        self._certify(vote.kind, vote.slot, vote.block_hash)
+        return found
+
+    def contradict(self, first: Proposal, second: Proposal) -> Evidence | None:
+        """Two different blocks that one leader signed for one slot."""
+        leader, slot = self._genesis.leader(first.header.slot), first.header.slot
+        statements = (proposal.header.encode() + proposal.signature for proposal in (first, second))
+        return self._charge(Evidence(leader, slot, *statements))
+
+    def is_empty(self) -> bool:
+        """Whether nothing is known about any slot above the last final one."""
+        return not self._votes and not self._certificates
+
+    def add_certificate(self, certificate: Certificate) -> None:
+        """Take in a verified certificate of a covered slot; its votes count one by one, through `add`."""
+        if self.covers(certificate.slot):
+            self._certificates.setdefault((certificate.kind, certificate.slot), certificate)
+
+    def certificate(self, kind: Kind, slot: int) -> Certificate | None:
+        """The certificate of `kind` for `slot`, if a quorum is known to have voted so."""
+        return self._certificates.get((kind, slot))
+
+    def notarised(self, slot: int) -> bytes | None:
+        """The block a quorum notarised in `slot`. A FINAL certificate counts too: each of its signers notarised."""
+        for kind in (Kind.FINAL, Kind.NOTAR):
+            certificate = self._certificates.get((kind, slot))
+            if certificate is not None:
+                return certificate.block_hash
+        return None
+
+    def skipped(self, slot: int) -> bool:
+        """Whether a quorum skipped `slot`."""
+        return (Kind.SKIP, slot) in self._certificates
+
+    def finals(self) -> Iterator[Certificate]:
+        """Every FINAL certificate above the last final slot."""
+        yield from [c for (kind, _), c in self._certificates.items() if kind is Kind.FINAL]
+
+    def voters(self, kind: Kind, slot: int) -> frozenset[AccountId]:
+        """Who is known to have voted so in `slot`."""
+        return frozenset(self._votes.get((kind, slot), ()))
+
+    def forget(self, final_slot: int) -> None:
+        """Slots up to `final_slot` are settled: nothing about them is needed any more."""
+        self._floor = max(self._floor, final_slot)
+        self._votes = {key: votes for key, votes in self._votes.items() if key[1] > self._floor}
+        self._certificates = {key: found for key, found in self._certificates.items() if key[1] > self._floor}
+
+    def _certify(self, kind: Kind, slot: int, block_hash: bytes) -> None:
+        if (kind, slot) in self._certificates:
+            return
+        votes = [vote for vote in self._votes[kind, slot].values() if vote.block_hash == block_hash]
+        if len(votes) >= self._genesis.quorum:
+            self._certificates[kind, slot] = Certificate.from_votes(votes, self._genesis)
+
+    def _contradiction(self, vote: Vote) -> Evidence | None:
+        for kind in _CONTRADICTS[vote.kind]:
+            other = self._votes.get((kind, vote.slot), {}).get(vote.witness)
+            if other is not None and (other.kind, other.block_hash) != (vote.kind, vote.block_hash):
+                return self._charge(Evidence(vote.witness, vote.slot, other.encode(), vote.encode()))
+        return None
+
+    def _charge(self, evidence: Evidence) -> Evidence | None:
+        """One piece of evidence per witness and slot is enough, and EVIDENCE_MAX in all."""
+        place = (evidence.witness, evidence.slot)
+        if place in self._evidence or len(self._evidence) >= EVIDENCE_MAX:
+            return None
+        self._evidence[place] = evidence
+        return evidence

@@ -1,0 +1,239 @@
+"""The finalised ledger and the candidate blocks that build on it (SPEC.md §6).
+
+Every reader of blocks goes through here: a witness that judges proposals, a follower that verifies what it pulled,
+a store that replays its own disk. A block is executed once, on a branch of its parent's state; when it becomes
+final, the finalised state adopts the branch and the Merkle log takes its entries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ledger.core.block import (
+    BLOCK_ENTRIES_MAX,
+    NO_BLOCK,
+    NO_ROOT,
+    STATE_ROOT_INTERVAL,
+    Block,
+    FinalBlock,
+    Header,
+)
+from ledger.core.entries import verify_entry
+from ledger.core.merkle import MerkleLog
+from ledger.core.state import LedgerState, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ledger.core.entries import Entry
+    from ledger.core.genesis import Genesis
+    from ledger.core.merkle import Peaks
+    from ledger.core.votes import Certificate
+
+__all__ = ["CANDIDATES_MAX", "EPOCH", "BadBlock", "Candidate", "Chain", "Tip"]
+
+EPOCH: Final = 0
+"""The only epoch until ROTATE exists."""
+CANDIDATES_MAX: Final = 1024
+"""Executed blocks above the final one: two per slot of the vote window."""
+
+
+class BadBlock(ValueError):
+    """A block that is said to be final breaks a rule; the text says which. Its source is lying or broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tip:
+    """Where a chain ends: the block that the next one names as its parent."""
+
+    slot: int
+    height: int
+    block_hash: bytes
+    time_ms: int
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A valid block above the final one, with the ledger as it would be after it."""
+
+    block: Block
+    tip: Tip
+    state: LedgerState
+    peaks: Peaks
+    certificate: Certificate | None = None
+
+
+class Chain:
+    """One network's ledger in memory, from genesis to the last final block, and what may come next."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        self.genesis = genesis
+        self.state = LedgerState(genesis)
+        self.log = MerkleLog()
+        self.tip = Tip(slot=0, height=0, block_hash=NO_BLOCK, time_ms=genesis.created_ms)
+        self._candidates: dict[bytes, Candidate] = {}
+
+    def holds(self, block_hash: bytes) -> bool:
+        """Whether a block may name `block_hash` as its parent here."""
+        return block_hash == self.tip.block_hash or block_hash in self._candidates
+
+    def candidate(self, block_hash: bytes) -> Candidate | None:
+        """The executed block of that hash, if it is above the final one."""
+        return self._candidates.get(block_hash)
+
+    def tip_at(self, block_hash: bytes) -> Tip:
+        """Slot, height and time of a block that `holds`."""
+        return self.tip if block_hash == self.tip.block_hash else self._candidates[block_hash].tip
+
+    def execute(self, block: Block, *, is_verified: Callable[[Entry], bool] | None = None) -> str | None:
+        """Judge `block` by every rule; None makes it a candidate, a text says which rule it breaks.
+
+        The parent must be one that `holds`. `is_verified(entry)` tells of entries whose signature was checked before,
+        to the byte: an id does not cover the signature. Whether enough witnesses want the block, and whether its
+        time is too far ahead, is not asked here.
+        """
+        parent_state, parent_peaks, parent = self._parent(block.header.parent_hash)
+        header, network_id = block.header, self.genesis.network_id
+        fault = self._misplaced(header, parent)
+        if fault is not None:
+            return fault
+        if len(self._candidates) >= CANDIDATES_MAX:
+            return "too many blocks wait for finality"
+        state = parent_state.branch()
+        leader = self.genesis.leader(header.slot)
+        for position, entry in enumerate(block.entries):
+            trusted = is_verified is not None and is_verified(entry)
+            if not trusted and not verify_entry(entry, network_id):
+                return f"entry {position} has a wrong signature"
+            outcome = state.apply(entry, header.time_ms, leader)
+            if isinstance(outcome, Refusal):
+                return f"entry {position} is refused: {outcome.reason}: {outcome.detail}"
+        peaks = parent_peaks.extend(entry.encode() for entry in block.entries)
+        if (header.tree_size, header.log_root) != (peaks.size, peaks.root()):
+            return "the header's log root is not that of its entries"
+        if header.state_root != _state_root(state, header.height):
+            return "the header's state root is not that of its entries"
+        self.add(Candidate(block, self._tip_of(header), state, peaks))
+        return None
+
+    def add(self, candidate: Candidate) -> None:
+        """Keep a candidate that `build` made."""
+        self._candidates[candidate.tip.block_hash] = candidate
+
+    def build(
+        self, parent_hash: bytes, slot: int, wall_ms: int, waiting: Iterable[tuple[bytes, Entry]]
+    ) -> Candidate:
+        """The block of those `waiting` entries that apply after `parent_hash`, in their order; it is not kept yet."""
+        state, peaks, parent = self._parent(parent_hash)
+        state = state.branch()
+        time_ms, leader = max(parent.time_ms, wall_ms), self.genesis.leader(slot)
+        chosen: list[Entry] = []
+        for _, entry in waiting:
+            if len(chosen) >= BLOCK_ENTRIES_MAX:
+                break
+            if not isinstance(state.apply(entry, time_ms, leader), Refusal):
+                chosen.append(entry)
+        peaks = peaks.extend(entry.encode() for entry in chosen)
+        header = Header(
+            epoch=EPOCH,
+            slot=slot,
+            height=parent.height + 1,
+            parent_slot=parent.slot,
+            parent_hash=parent_hash,
+            time_ms=time_ms,
+            tree_size=peaks.size,
+            log_root=peaks.root(),
+            state_root=_state_root(state, parent.height + 1),
+            count=len(chosen),
+        )
+        return Candidate(Block(header, tuple(chosen)), self._tip_of(header), state, peaks)
+
+    def path_to(self, block_hash: bytes) -> list[Candidate] | None:
+        """The candidates from right above the final block up to `block_hash`; None if a link is missing."""
+        path: list[Candidate] = []
+        at = block_hash
+        while at != self.tip.block_hash:
+            candidate = self._candidates.get(at)
+            if candidate is None:
+                return None
+            path.append(candidate)
+            at = candidate.block.header.parent_hash
+        return path[::-1]
+
+    def finalise(self, block_hash: bytes) -> list[FinalBlock]:
+        """Make `block_hash` and its ancestors final, oldest first; nothing happens while a link or certificate lacks.
+
+        The caller has set each candidate's certificate, and the last one's is FINAL.
+        """
+        path = self.path_to(block_hash) or []
+        final = [
+            FinalBlock(candidate.block.header, candidate.block.entries, candidate.certificate)
+            for candidate in path
+            if candidate.certificate is not None
+        ]
+        if len(final) < len(path) or not final or not final[-1].is_final:
+            return []
+        for candidate in path:
+            self.state.adopt(candidate.state)
+            for entry in candidate.block.entries:
+                self.log.append(entry.encode())
+            self.tip = candidate.tip
+        self._prune()
+        return final
+
+    def accept(
+        self, block: FinalBlock, *, is_verified: Callable[[Entry], bool] | None = None
+    ) -> list[FinalBlock]:
+        """Take in a block that others finalised, in order of height, trusting nothing: what became final by it.
+
+        A block with a NOTAR certificate waits for a descendant with a FINAL one. `BadBlock` says what is wrong.
+        """
+        header = block.header
+        if header.height <= self.tip.height:
+            return []
+        if not self.holds(header.parent_hash):
+            raise BadBlock(f"block {header.height} does not follow from height {self.tip.height}")
+        if not block.verify(self.genesis):
+            raise BadBlock(f"block {header.height} lacks a quorum's certificate")
+        block_hash = block.certificate.block_hash
+        if block_hash not in self._candidates:
+            fault = self.execute(block.block, is_verified=is_verified)
+            if fault is not None:
+                raise BadBlock(f"block {header.height} breaks a rule: {fault}")
+        self._candidates[block_hash].certificate = block.certificate
+        return self.finalise(block_hash)
+
+    def _prune(self) -> None:
+        """Keep only descendants of the final block."""
+        keep: dict[bytes, Candidate] = {}
+        for block_hash, candidate in sorted(self._candidates.items(), key=lambda item: item[1].tip.slot):
+            parent_hash = candidate.block.header.parent_hash
+            if parent_hash == self.tip.block_hash or parent_hash in keep:
+                keep[block_hash] = candidate
+        self._candidates = keep
+
+    def _tip_of(self, header: Header) -> Tip:
+        return Tip(header.slot, header.height, header.hash(self.genesis.network_id), header.time_ms)
+
+    def _parent(self, parent_hash: bytes) -> tuple[LedgerState, Peaks, Tip]:
+        if parent_hash == self.tip.block_hash:
+            return self.state, self.log.peaks(), self.tip
+        candidate = self._candidates[parent_hash]
+        return candidate.state, candidate.peaks, candidate.tip
+
+    def _misplaced(self, header: Header, parent: Tip) -> str | None:
+        if header.epoch != EPOCH:
+            return f"epoch {header.epoch} is not {EPOCH}"
+        if (header.height, header.parent_slot) != (
+            parent.height + 1,
+            parent.slot,
+        ) or header.slot <= parent.slot:
+            return "height or slots do not follow the parent's"
+        if header.time_ms < parent.time_ms:
+            return "the time is before the parent's"
+        return None
+
+
+def _state_root(state: LedgerState, height: int) -> bytes:
+    return NO_ROOT if height % STATE_ROOT_INTERVAL else state.root()

@@ -1,0 +1,115 @@
+"""Entries that wait for a block: bounded, in order of arrival, in sequence per account (SPEC.md §6).
+
+An entry gets in only if the finalised state would accept it now, or if the entry right before it (same account, one
+sequence number lower) waits already. So an account without credit cannot fill the pool, and nothing waits behind a gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from ledger.core.state import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.core.encoding import NetworkId
+    from ledger.core.entries import Entry
+    from ledger.core.keys import AccountId
+    from ledger.core.state import LedgerState
+
+__all__ = ["ENTRIES_MAX", "ENTRIES_PER_ACCOUNT_MAX", "Dropped", "Mempool"]
+
+ENTRIES_MAX: Final = 20_000
+ENTRIES_PER_ACCOUNT_MAX: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An entry that left the pool without a block, and why."""
+
+    entry_id: bytes
+    refusal: Refusal
+
+
+class Mempool:
+    """The waiting entries of one witness. Signatures are checked before an entry comes here."""
+
+    __slots__ = ("_accounts", "_entries_max", "_ids", "_network_id")
+
+    def __init__(self, network_id: NetworkId, entries_max: int = ENTRIES_MAX) -> None:
+        self._network_id = network_id
+        self._entries_max = entries_max
+        self._ids: dict[bytes, Entry] = {}
+        self._accounts: dict[AccountId, dict[int, bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, entry_id: bytes) -> bool:
+        return entry_id in self._ids
+
+    def offer(self, entry_id: bytes, entry: Entry, state: LedgerState, time_ms: int) -> Refusal | None:
+        """Take `entry` in, or say why not; an entry that already waits is taken as it is (None)."""
+        if entry_id in self._ids:
+            return None
+        waiting = self._accounts.get(entry.account, {})
+        rival = waiting.get(entry.seq)
+        if rival is not None:
+            return Refusal(
+                Reason.CONFLICT,
+                f"another entry with sequence {entry.seq} of this account waits: {rival.hex()}",
+            )
+        if len(waiting) >= ENTRIES_PER_ACCOUNT_MAX:
+            return Refusal(Reason.BUSY, f"{len(waiting)} entries of this account wait already")
+        if len(self._ids) >= self._entries_max:
+            return Refusal(Reason.BUSY, f"{len(self._ids)} entries wait already")
+        if entry.seq - 1 not in waiting:
+            refusal = state.check(entry, time_ms)
+            if refusal is not None:
+                return refusal
+        self._ids[entry_id] = entry
+        self._accounts.setdefault(entry.account, {})[entry.seq] = entry_id
+        return None
+
+    def vouches(self, entry: Entry) -> bool:
+        """Whether this very entry, signature included, waits here: then its signature was checked."""
+        waiting = self._accounts.get(entry.account)
+        return waiting is not None and self._ids.get(waiting.get(entry.seq, b"")) == entry
+
+    def in_order(self) -> Iterator[tuple[bytes, Entry]]:
+        """Every waiting entry as (id, entry), oldest first."""
+        yield from self._ids.items()
+
+    def settle(self, entries: tuple[Entry, ...]) -> None:
+        """A block with `entries` is final: whatever used one of their sequence numbers waits no longer."""
+        for entry in entries:
+            entry_id = self._accounts.get(entry.account, {}).get(entry.seq)
+            if entry_id is not None:
+                self._remove(entry_id)
+
+    def sweep(self, state: LedgerState, time_ms: int) -> list[Dropped]:
+        """Drop what the finalised `state` refuses now, and what waited behind it."""
+        dropped: list[Dropped] = []
+        for waiting in list(self._accounts.values()):
+            for seq in sorted(waiting):
+                entry_id = waiting[seq]
+                refusal = state.check(self._ids[entry_id], time_ms)
+                if refusal is None:
+                    break
+                self._remove(entry_id)
+                dropped.append(Dropped(entry_id, refusal))
+        return dropped
+
+    def drop(self, entry_id: bytes) -> None:
+        """Remove one entry if it waits."""
+        if entry_id in self._ids:
+            self._remove(entry_id)
+
+    def _remove(self, entry_id: bytes) -> None:
+        entry = self._ids.pop(entry_id)
+        waiting = self._accounts[entry.account]
+        del waiting[entry.seq]
+        if not waiting:
+            del self._accounts[entry.account]

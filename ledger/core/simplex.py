@@ -1,0 +1,506 @@
+"""Simplex BFT: how n witnesses agree on one chain, as a machine without clock, socket or disk (SPEC.md §6).
+
+After Chan and Pass, "Simplex Consensus: A Simple and Fast Consensus Protocol" (TCC 2023). In each slot a leader
+proposes a block; witnesses notarise it or, when their timer runs out, skip the slot; a quorum of either opens the next
+slot. Whoever sees a block notarised and did not skip its slot votes it final. A slot in which a quorum voted FINAL can
+have no SKIP certificate, so every later block descends from it.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from ledger.core.ballots import Ballots
+from ledger.core.block import FinalBlock, Proposal, sign_proposal
+from ledger.core.chain import BadBlock, Chain
+from ledger.core.consensus import RELAYED_ENTRIES_MAX, Ask, Message, Relay, decode_message, encode_message
+from ledger.core.encoding import Kind, WireError
+from ledger.core.entries import Entry, verify_entry
+from ledger.core.events import (
+    Accuse,
+    Action,
+    Broadcast,
+    CatchUp,
+    CaughtUp,
+    Event,
+    Finalised,
+    Judged,
+    Now,
+    PersistVote,
+    Received,
+    Saved,
+    Send,
+    Submitted,
+    Tick,
+    WakeAt,
+)
+from ledger.core.mempool import Mempool
+from ledger.core.state import Reason, Refusal
+from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
+
+if TYPE_CHECKING:
+    from ledger.core.ballots import Evidence
+    from ledger.core.keys import AccountId, SigningKey
+
+__all__ = ["CLOCK_AHEAD_MS_MAX", "Simplex"]
+
+CLOCK_AHEAD_MS_MAX: Final = 5_000
+"""How far a block's time may be ahead of a voter's clock; a block further ahead has to wait."""
+PROPOSAL_SLOTS_AHEAD_MAX: Final = 8
+PROPOSALS_PER_SLOT_MAX: Final = 2
+"""An honest leader signs one; a second is kept because the quorum may have notarised that one."""
+TIMEOUT_GROWTH: Final = 1.2
+TIMEOUT_GROWTH_SLOTS_MAX: Final = 16
+"""The slot timer grows with each slot since the last final one, to 18 times its start: whatever the network's delay
+is, some slot is long enough for a block."""
+SILENT_TIMEOUT_SHARE: Final = 0.125
+"""A leader whose last slot was skipped, and who was not heard since, gets this share of the slot timer."""
+REPEAT_S: Final = 0.25
+REPEAT_S_MAX: Final = 4.0
+ANSWER_GAP_S: Final = 0.05
+CERTIFICATES_PER_ANSWER_MAX: Final = 32
+FINAL_VOTES_REPEATED_MAX: Final = 8
+
+
+class Simplex:
+    """One witness. `feed` it every event with the time; carry out the actions it answers in their order.
+
+    A `PersistVote` must be durable before any later action of the same list is carried out; if it cannot be made
+    durable, carry out nothing more of the list until it is (SPEC.md §6, R6.9).
+    """
+
+    def __init__(self, key: SigningKey, chain: Chain, now: Now, saved: Saved = Saved()) -> None:  # noqa: B008 - frozen
+        self.chain = chain
+        self.genesis = chain.genesis
+        self.pool = Mempool(self.genesis.network_id)
+        self.slot = chain.tip.slot + 1
+        self.rejected: dict[bytes, str] = {}
+        """Proposals of live slots that break a rule, and which one."""
+        self._key = key
+        self._me = key.account
+        self._now = now
+        self._actions: list[Action] = []
+        self._ballots = Ballots(self.genesis, chain.tip.slot)
+        self._own: dict[tuple[Kind, int], Vote] = {}
+        self._proposals: dict[int, dict[bytes, Proposal]] = {}
+        self._final_certificate: Certificate | None = None
+        self._silent: set[AccountId] = set()
+        self._abstain_until_slot = 0
+        self._deadline_s: float | None = None
+        self._push_s = 0.0
+        self._repeat_at_s: float | None = None
+        self._repeat_s = REPEAT_S
+        self._may_build = True
+        self._answered_s: dict[AccountId, float] = {}
+        self._restore(saved)
+
+    @property
+    def faults_tolerated(self) -> int:
+        """How many witnesses may lie; 0 with fewer than four, where this only detects."""
+        return self.genesis.faults
+
+    @property
+    def remembers_all_votes(self) -> bool:
+        """False once a vote of our own came back that was not saved: the database is an old copy."""
+        return not self._abstain_until_slot
+
+    def resume(self, certificate: Certificate) -> None:
+        """After a restart: the certificate of the last final block, for those who ask."""
+        self._final_certificate = certificate
+
+    def feed(self, event: Event, now: Now) -> list[Action]:
+        """What to do now that `event` happened."""
+        self._now = now
+        self._actions = []
+        match event:
+            case Received(peer, message):
+                self._receive(peer, message)
+            case Submitted(entry):
+                self._submit(entry)
+            case CaughtUp(blocks):
+                self._catch_up(blocks)
+            case Tick():
+                self._tick()
+        while self._step():
+            pass
+        self._arm()
+        return self._actions
+
+    # What happened.
+
+    def _restore(self, saved: Saved) -> None:
+        for vote in saved.votes:
+            if self._ballots.covers(vote.slot):
+                self._own[vote.kind, vote.slot] = vote
+                self._ballots.add(vote)
+        for proposal in saved.proposals:
+            if self._ballots.covers(proposal.header.slot):
+                self._keep(proposal)
+
+    def _receive(self, peer: AccountId, data: bytes) -> None:
+        try:
+            message: Message = decode_message(data)
+        except WireError:
+            return
+        self._silent.discard(peer)
+        match message:
+            case Vote():
+                self._receive_vote(message)
+            case Certificate():
+                self._receive_certificate(peer, message)
+            case Proposal():
+                self._receive_proposal(message)
+            case Ask():
+                self._answer(peer, message)
+            case Relay(entries):
+                for entry in entries:
+                    self._submit(entry)
+
+    def _receive_vote(self, vote: Vote) -> None:
+        if not self._ballots.covers(vote.slot) or self._ballots.knows(vote) or not vote.verify(self.genesis):
+            return
+        self._count(vote)
+
+    def _count(self, vote: Vote) -> None:
+        if vote.witness == self._me and (vote.kind, vote.slot) not in self._own:
+            # Our own signature on something we do not remember: this database is an old copy. Take the vote as ours
+            # again, and sign nothing in slots that may hold more of them.
+            self._own[vote.kind, vote.slot] = vote
+            self._abstain_until_slot = max(self._abstain_until_slot, vote.slot + 1)
+            self._actions.append(PersistVote(vote, None))
+        self._accuse(self._ballots.add(vote))
+
+    def _receive_certificate(self, peer: AccountId, certificate: Certificate) -> None:
+        if not self._ballots.covers(certificate.slot) and certificate.slot <= self.chain.tip.slot:
+            return
+        if self._ballots.certificate(certificate.kind, certificate.slot) is None:
+            if not certificate.verify(self.genesis):
+                return
+            for vote in certificate.votes(self.genesis):
+                self._count(vote)
+            self._ballots.add_certificate(certificate)
+        if certificate.kind is Kind.FINAL:
+            while self._step():
+                pass
+            if certificate.slot > self.chain.tip.slot:
+                self._actions.append(CatchUp(peer))
+
+    def _receive_proposal(self, proposal: Proposal) -> None:
+        slot = proposal.header.slot
+        if not self._ballots.covers(slot) or slot > self.slot + PROPOSAL_SLOTS_AHEAD_MAX:
+            return
+        block_hash = proposal.header.hash(self.genesis.network_id)
+        kept = self._proposals.get(slot, {})
+        wanted = self._ballots.notarised(slot) == block_hash
+        if block_hash in kept or block_hash in self.rejected:
+            return
+        if not wanted and (len(kept) >= PROPOSALS_PER_SLOT_MAX or slot < self.slot):
+            return
+        if not proposal.verify(self.genesis):
+            return
+        for other in kept.values():
+            self._accuse(self._ballots.contradict(other, proposal))
+        self._keep(proposal)
+
+    def _submit(self, entry: Entry) -> None:
+        entry_id = entry.entry_id(self.genesis.network_id)
+        if entry_id in self.pool:
+            self._actions.append(Judged(entry_id, None))
+            return
+        if not verify_entry(entry, self.genesis.network_id):
+            refusal: Refusal | None = Refusal(Reason.BAD_SIGNATURE, "the signature is not its account's")
+        else:
+            refusal = self.pool.offer(entry_id, entry, self.chain.state, self._now.wall_ms)
+        self._actions.append(Judged(entry_id, refusal))
+        self._may_build = self._may_build or refusal is None
+
+    def _catch_up(self, blocks: tuple[FinalBlock, ...]) -> None:
+        for block in blocks:
+            try:
+                final = self.chain.accept(block, is_verified=self.pool.vouches)
+            except BadBlock:
+                return
+            self._settle(final)
+
+    # What follows from it.
+
+    def _step(self) -> bool:
+        """One consequence of what is known; False when nothing more follows."""
+        return (
+            self._finalise()
+            or self._execute()
+            or self._notarise()
+            or self._vote_final()
+            or self._advance()
+            or self._propose()
+        )
+
+    def _finalise(self) -> bool:
+        """Make final what a FINAL certificate covers and every link of which is here."""
+        for final in sorted(self._ballots.finals(), key=lambda certificate: certificate.slot, reverse=True):
+            for candidate in self.chain.path_to(final.block_hash) or ():
+                for kind in (Kind.NOTAR, Kind.FINAL):
+                    certificate = self._ballots.certificate(kind, candidate.tip.slot)
+                    if certificate is not None and certificate.block_hash == candidate.tip.block_hash:
+                        candidate.certificate = certificate
+            blocks = self.chain.finalise(final.block_hash)
+            if blocks:
+                self._settle(blocks)
+                return True
+        return False
+
+    def _settle(self, blocks: list[FinalBlock]) -> None:
+        """These blocks are final: hand them out, and forget what was only about their slots."""
+        if not blocks:
+            return
+        for block in blocks:
+            self._actions.append(Finalised(block))
+            self.pool.settle(block.entries)
+        slot = self.chain.tip.slot
+        self._final_certificate = blocks[-1].certificate
+        self._ballots.forget(slot)
+        self._own = {key: vote for key, vote in self._own.items() if key[1] > slot}
+        self._proposals = {at: kept for at, kept in self._proposals.items() if at > slot}
+        self.rejected.clear()
+        self._enter(max(self.slot, slot + 1))
+
+    def _execute(self) -> bool:
+        """Judge a proposal whose parent is known; blocks of slots still to come can wait."""
+        for slot in [slot for slot in self._proposals if slot <= self.slot]:
+            for block_hash, proposal in self._proposals[slot].items():
+                known = block_hash in self.rejected or self.chain.candidate(block_hash) is not None
+                if known or not self.chain.holds(proposal.header.parent_hash):
+                    continue
+                fault = self.chain.execute(proposal.block, is_verified=self.pool.vouches)
+                if fault is not None:
+                    self.rejected[block_hash] = fault
+                return True
+        return False
+
+    def _notarise(self) -> bool:
+        """Vote for a valid block on an agreed parent: once per slot, whatever else happens (R6.3)."""
+        for slot in sorted(self._proposals):
+            if not self._may_vote(Kind.NOTAR, slot) or self._ballots.skipped(slot):
+                continue
+            agreed = self._ballots.notarised(slot)
+            for block_hash in self._proposals[slot]:
+                if agreed in {None, block_hash} and self._is_acceptable(block_hash):
+                    self._cast(Kind.NOTAR, slot, block_hash)
+                    return True
+        return False
+
+    def _is_acceptable(self, block_hash: bytes) -> bool:
+        candidate = self.chain.candidate(block_hash)
+        if candidate is None or candidate.tip.time_ms > self._now.wall_ms + CLOCK_AHEAD_MS_MAX:
+            return False
+        header = candidate.block.header
+        agreed = self._ballots.notarised(header.parent_slot)
+        if header.parent_hash not in {self.chain.tip.block_hash, agreed}:
+            return False
+        return all(self._ballots.skipped(slot) for slot in range(header.parent_slot + 1, header.slot))
+
+    def _vote_final(self) -> bool:
+        """Vote FINAL where our own NOTAR became a certificate and we did not skip (R6.5)."""
+        for (kind, slot), vote in self._own.items():
+            if (
+                kind is not Kind.NOTAR
+                or (Kind.SKIP, slot) in self._own
+                or not self._may_vote(Kind.FINAL, slot)
+            ):
+                continue
+            if self._ballots.notarised(slot) == vote.block_hash:
+                self._cast(Kind.FINAL, slot, vote.block_hash)
+                return True
+        return False
+
+    def _advance(self) -> bool:
+        """Enter the first slot that is neither notarised nor skipped."""
+        slot = self.slot
+        while (agreed := self._ballots.notarised(slot)) is not None or self._ballots.skipped(slot):
+            leader = self.genesis.leader(slot)
+            if agreed is None and leader != self._me:
+                self._silent.add(leader)
+            elif agreed is not None:
+                self._silent.discard(leader)
+            slot += 1
+        if slot == self.slot:
+            return False
+        self._enter(slot)
+        return True
+
+    def _enter(self, slot: int) -> None:
+        """Be in `slot`, with new timers; proposals of passed slots that nobody stands for are dropped."""
+        if slot != self.slot:
+            self.slot = slot
+            self._deadline_s = None
+        self._may_build = True
+        self._repeat_s, self._repeat_at_s = REPEAT_S, None
+        for past in [past for past in self._proposals if past < slot]:
+            own = self._own.get((Kind.NOTAR, past))
+            stands = {self._ballots.notarised(past), own.block_hash if own is not None else None}
+            kept = {name: proposal for name, proposal in self._proposals[past].items() if name in stands}
+            self._proposals[past] = kept
+
+    def _propose(self) -> bool:
+        """As leader of the slot, propose once: what waits, or nothing at all if only that can make the rest final."""
+        slot = self.slot
+        if not self._may_build or self.genesis.leader(slot) != self._me or (Kind.SKIP, slot) in self._own:
+            return False
+        parent_hash = self._parent_hash()
+        if parent_hash is None or not self._may_vote(Kind.NOTAR, slot):
+            return False
+        self._may_build = False
+        candidate = self.chain.build(parent_hash, slot, self._now.wall_ms, self.pool.in_order())
+        pushes = parent_hash != self.chain.tip.block_hash and self._now.s >= self._push_s
+        if not candidate.block.entries and not pushes:
+            return False
+        proposal = sign_proposal(self._key, self.genesis, candidate.block)
+        self.chain.add(candidate)
+        self._keep(proposal)
+        self._cast(Kind.NOTAR, slot, candidate.tip.block_hash)
+        return True
+
+    def _parent_hash(self) -> bytes | None:
+        """The highest block that a block of this slot may build on; None while it is not here."""
+        for slot in range(self.slot - 1, self.chain.tip.slot, -1):
+            agreed = self._ballots.notarised(slot)
+            if agreed is not None and self.chain.holds(agreed):
+                return agreed
+            if not self._ballots.skipped(slot):
+                return None
+        return self.chain.tip.block_hash
+
+    def _may_vote(self, kind: Kind, slot: int) -> bool:
+        return (kind, slot) not in self._own and slot >= self._abstain_until_slot
+
+    def _cast(self, kind: Kind, slot: int, block_hash: bytes = NO_BLOCK) -> None:
+        """Sign and send a vote. Order: 1 the vote is durable (with its block), 2 it leaves.
+
+        A crash after 1 and before 2 leaves a vote that `_repeat` sends after the restart; without 1 a restarted
+        witness could sign the opposite, which forked 12 of 60 simulated networks.
+        """
+        vote = sign_vote(self._key, self.genesis, kind, slot=slot, block_hash=block_hash)
+        proposal = self._proposals[slot][block_hash] if kind is Kind.NOTAR else None
+        self._own[kind, slot] = vote
+        self._actions.append(PersistVote(vote, proposal))
+        if proposal is not None and self.genesis.leader(slot) == self._me:
+            self._broadcast(proposal)
+        self._broadcast(vote)
+        self._accuse(self._ballots.add(vote))
+
+    # Time.
+
+    def _tick(self) -> None:
+        now_s = self._now.s
+        self._may_build = True
+        if self._deadline_s is not None and now_s >= self._deadline_s:
+            self._deadline_s = None
+            for dropped in self.pool.sweep(self.chain.state, self._now.wall_ms):
+                self._actions.append(Judged(dropped.entry_id, dropped.refusal))
+            if (
+                self._is_waiting()
+                and self._may_vote(Kind.SKIP, self.slot)
+                and (Kind.FINAL, self.slot) not in self._own
+            ):
+                self._cast(Kind.SKIP, self.slot)
+        if self._repeat_at_s is not None and now_s >= self._repeat_at_s:
+            self._repeat()
+            self._repeat_s = min(REPEAT_S_MAX, self._repeat_s * 2)
+            self._repeat_at_s = now_s + self._repeat_s
+
+    def _arm(self) -> None:
+        """Ask to be woken for the slot timer, which runs only while something waits, and for repeats."""
+        now_s = self._now.s
+        waiting = self._is_waiting()
+        if not waiting or (Kind.SKIP, self.slot) in self._own:
+            self._deadline_s = None
+        elif self._deadline_s is None:
+            timeout_s = self._timeout_s()
+            self._deadline_s, self._push_s = now_s + timeout_s, now_s + timeout_s / 2
+        if not waiting and self.slot == self.chain.tip.slot + 1 and self._ballots.is_empty():
+            self._repeat_at_s = None
+        elif self._repeat_at_s is None:
+            self._repeat_at_s = now_s + self._repeat_s
+        times = [at_s for at_s in (self._deadline_s, self._repeat_at_s) if at_s is not None]
+        if self._deadline_s is not None and self._push_s > now_s:
+            times.append(self._push_s)
+        if times:
+            self._actions.append(WakeAt(min(times)))
+
+    def _timeout_s(self) -> float:
+        slots = min(TIMEOUT_GROWTH_SLOTS_MAX, self.slot - self.chain.tip.slot - 1)
+        timeout_s: float = self.genesis.slot_timeout_ms / 1000 * TIMEOUT_GROWTH**slots
+        return timeout_s * (SILENT_TIMEOUT_SHARE if self.genesis.leader(self.slot) in self._silent else 1.0)
+
+    def _is_waiting(self) -> bool:
+        """Whether somebody waits for a block: an entry, a block that is not final, or witnesses who skip the slot."""
+        if len(self.pool) or self._proposals.get(self.slot):
+            return True
+        if len(self._ballots.voters(Kind.SKIP, self.slot)) > self.genesis.faults:
+            return True
+        return any(self._ballots.notarised(slot) for slot in range(self.chain.tip.slot + 1, self.slot))
+
+    # Loss.
+
+    def _repeat(self) -> None:
+        """Say again what may have been lost, and ask for what is missing here."""
+        slot = self.slot
+        self._broadcast(Ask(slot, self.chain.tip.slot, self._missing()))
+        votes = [self._own.get((kind, slot)) for kind in (Kind.NOTAR, Kind.SKIP, Kind.FINAL)]
+        finals = sorted((vote.slot, vote) for (kind, _), vote in self._own.items() if kind is Kind.FINAL)
+        votes += [vote for _, vote in finals[-FINAL_VOTES_REPEATED_MAX:]]
+        own = self._own.get((Kind.NOTAR, slot))
+        if own is not None and self.genesis.leader(slot) == self._me:
+            self._broadcast(self._proposals[slot][own.block_hash])
+        for vote in votes:
+            if vote is not None:
+                self._broadcast(vote)
+        waiting = tuple(entry for _, entry in islice(self.pool.in_order(), RELAYED_ENTRIES_MAX))
+        if waiting:
+            self._broadcast(Relay(waiting))
+
+    def _missing(self) -> bytes:
+        """The first agreed block that is not here, or NO_BLOCK."""
+        for slot in range(self.chain.tip.slot + 1, self.slot):
+            agreed = self._ballots.notarised(slot)
+            if agreed is not None and agreed not in self._proposals.get(slot, {}):
+                return agreed
+        return NO_BLOCK
+
+    def _answer(self, peer: AccountId, ask: Ask) -> None:
+        """Send what the asker lacks, at most once per ANSWER_GAP_S; if it is ahead of us, catch up with it."""
+        if self._now.s - self._answered_s.get(peer, -ANSWER_GAP_S) < ANSWER_GAP_S:
+            return
+        self._answered_s[peer] = self._now.s
+        final_slot = self.chain.tip.slot
+        if ask.final_slot > final_slot:
+            self._actions.append(CatchUp(peer))
+        elif ask.final_slot < final_slot and self._final_certificate is not None:
+            self._send(peer, self._final_certificate)
+        first = max(ask.slot, final_slot + 1)
+        for slot in range(first, min(self.slot, first + CERTIFICATES_PER_ANSWER_MAX)):
+            for kind in (Kind.NOTAR, Kind.SKIP):
+                certificate = self._ballots.certificate(kind, slot)
+                if certificate is not None:
+                    self._send(peer, certificate)
+        for kept in self._proposals.values():
+            if ask.block_hash in kept:
+                self._send(peer, kept[ask.block_hash])
+
+    # Leaves.
+
+    def _keep(self, proposal: Proposal) -> None:
+        block_hash = proposal.header.hash(self.genesis.network_id)
+        self._proposals.setdefault(proposal.header.slot, {})[block_hash] = proposal
+
+    def _broadcast(self, message: Message) -> None:
+        if self.genesis.n > 1:
+            self._actions.append(Broadcast(encode_message(message)))
+
+    def _send(self, to: AccountId, message: Message) -> None:
+        self._actions.append(Send(to, encode_message(message)))
+
+    def _accuse(self, evidence: Evidence | None) -> None:
+        if evidence is not None:
+            self._actions.append(Accuse(evidence))
