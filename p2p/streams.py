@@ -1,0 +1,339 @@
+"""Messages between two peers: channels, and requests pipelined over one lasting channel (SPEC.md §9)."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from ledger.core.encoding import WireError
+from p2p.core.errors import (
+    ChannelClosed,
+    LocalProtocolError,
+    P2pError,
+    RemoteProtocolError,
+    RequestRefused,
+    RequestTimeout,
+)
+from p2p.core.framing import FRAME_BYTES_MAX, Decoder, encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ledger.core.keys import AccountId
+
+__all__ = ["ANSWERED", "FAILED", "Channel", "Connector", "Requests", "Stream"]
+
+_log = logging.getLogger(__name__)
+
+SEND_TIMEOUT_S: Final = 30.0
+"""How long a peer may leave a message of ours unread before the channel is given up."""
+OPEN_TIMEOUT_S: Final = 10.0
+IN_FLIGHT_MAX: Final = 64
+"""Requests that wait for an answer on one channel, at either end."""
+IN_FLIGHT_TOTAL_MAX: Final = 512
+REQUEST_ID_BYTES: Final = 4
+ANSWERED: Final = 0
+FAILED: Final = 1
+_HEAD_BYTES: Final = REQUEST_ID_BYTES + 1
+_ID_END: Final = 1 << (8 * REQUEST_ID_BYTES)
+
+
+class Stream(Protocol):
+    """A byte stream to one peer; its errors are `ChannelClosed` and `RemoteProtocolError`."""
+
+    @property
+    def written_bytes(self) -> int:
+        """Bytes that have left, also when a send was cancelled."""
+        ...
+
+    async def receive_some(self) -> bytes:
+        """Bytes that are there; b"" at the end. Loses nothing when cancelled."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """All of `data`, with the peer's window as back-pressure."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the stream, letting what was sent arrive."""
+        ...
+
+    def abort(self) -> None:
+        """End the stream at once, without waiting."""
+        ...
+
+
+class Channel:
+    """Whole messages to and from one peer, in order.
+
+    One task may send while another receives; more than one of either wait for each other. Cancelling is
+    safe: a cancelled `receive` loses nothing; a cancelled `send` has sent nothing, or the channel is closed.
+    """
+
+    def __init__(self, peer: AccountId, name: str, stream: Stream, *, frame_bytes_max: int) -> None:
+        self.peer = peer
+        self.name = name
+        self._stream = stream
+        self._frame_bytes_max = frame_bytes_max
+        self._decoder = Decoder(frame_bytes_max=frame_bytes_max)
+        self._messages: list[bytes] = []
+        self._send_lock = trio.Lock()
+        self._receive_lock = trio.Lock()
+        self._closed = False
+
+    async def send(self, message: bytes, *, timeout_s: float = SEND_TIMEOUT_S) -> None:
+        """Send one message of 1 to `frame_bytes_max` bytes.
+
+        `ChannelClosed` when the peer is gone or does not read for `timeout_s`; `LocalProtocolError` when the
+        message is over the limit.
+        """
+        try:
+            frame = encode_frame(message, frame_bytes_max=self._frame_bytes_max)
+        except ValueError as error:
+            raise LocalProtocolError(f"{self.name}: {error}") from error
+        async with self._send_lock:
+            if self._closed:
+                raise ChannelClosed(f"{self.name}: the channel is closed")
+            before = self._stream.written_bytes
+            try:
+                with trio.fail_after(timeout_s):
+                    await self._stream.send_all(frame)
+            except trio.TooSlowError as error:
+                self._abort()
+                raise ChannelClosed(f"{self.name}: the peer did not read for {timeout_s:g} s") from error
+            except trio.Cancelled:
+                if self._stream.written_bytes != before:
+                    self._abort()  # part of the frame is out: nothing after it could be understood
+                raise
+
+    async def receive(self) -> bytes:
+        """The next message. `ChannelClosed` at the end; `RemoteProtocolError` when it is not a message."""
+        async with self._receive_lock:
+            while not self._messages:
+                if self._closed:
+                    raise ChannelClosed(f"{self.name}: the channel is closed")
+                data = await self._stream.receive_some()
+                try:
+                    if not data:
+                        self._decoder.end()
+                        raise ChannelClosed(f"{self.name}: the peer closed the channel")
+                    self._messages = self._decoder.feed(data)[::-1]
+                except WireError as error:
+                    self._abort()
+                    raise RemoteProtocolError(f"{self.name}: {error}") from error
+            return self._messages.pop()
+
+    def __aiter__(self) -> Channel:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self.receive()
+        except ChannelClosed:
+            raise StopAsyncIteration from None
+
+    async def aclose(self) -> None:
+        """End the channel; messages sent still arrive. Repeats do nothing."""
+        if not self._closed:
+            self._closed = True
+            await self._stream.aclose()
+
+    def abort(self) -> None:
+        """End the channel at once: what was sent may not arrive."""
+        self._abort()
+
+    def _abort(self) -> None:
+        self._closed = True
+        self._stream.abort()
+
+
+class Connector(Protocol):
+    """What requests need of a host (the simulator has another one)."""
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Where tasks run that live as long as the host."""
+        ...
+
+    async def open(
+        self, account: AccountId, name: str, *, timeout_s: float = ..., frame_bytes_max: int = ...
+    ) -> Channel:
+        """A new channel to a peer."""
+        ...
+
+    def serve(
+        self,
+        name: str,
+        handler: Callable[[Channel], Awaitable[None]],
+        *,
+        frame_bytes_max: int = ...,
+        streams_per_peer_max: int = ...,
+    ) -> None:
+        """Answer channels of a name."""
+        ...
+
+
+class _Line:
+    """Our lasting channel to one peer for one name, and who waits for an answer on it."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.waiting: dict[int, trio.MemorySendChannel[tuple[int, bytes]]] = {}
+        self.slots = trio.CapacityLimiter(IN_FLIGHT_MAX)
+        self.broken = False
+        self._next_id = 0
+
+    def next_id(self) -> int:
+        self._next_id = (self._next_id + 1) % _ID_END
+        return self._next_id
+
+    async def read_answers(self) -> None:
+        """Hand answers to those who wait, until the channel ends; then fail them all."""
+        try:
+            async for frame in self.channel:
+                if len(frame) < _HEAD_BYTES or frame[REQUEST_ID_BYTES] not in {ANSWERED, FAILED}:
+                    raise RemoteProtocolError(f"{self.channel.name}: not an answer")
+                waiter = self.waiting.pop(int.from_bytes(frame[:REQUEST_ID_BYTES], "big"), None)
+                if waiter is not None:  # else its request has timed out
+                    waiter.send_nowait((frame[REQUEST_ID_BYTES], frame[_HEAD_BYTES:]))
+        except P2pError as error:
+            _log.debug("%s: %s", self.channel.name, error)
+        finally:
+            self.broken = True
+            self.channel.abort()
+            for waiter in self.waiting.values():
+                waiter.close()
+            self.waiting.clear()
+
+
+class Requests:
+    """Questions and answers: one lasting stream per peer and name, many requests in flight on it."""
+
+    def __init__(self, host: Connector) -> None:
+        """Starts nothing; the tasks of open lines run in the host's nursery."""
+        self._host = host
+        self._lines: dict[tuple[AccountId, str], _Line] = {}
+        self._opening: dict[tuple[AccountId, str], trio.Lock] = {}
+        self._serving = trio.CapacityLimiter(IN_FLIGHT_TOTAL_MAX)
+
+    def serve(
+        self,
+        name: str,
+        answer: Callable[[AccountId, bytes], Awaitable[bytes]],
+        *,
+        body_bytes_max: int = 1 << 20,
+        in_flight_max: int = IN_FLIGHT_MAX,
+    ) -> None:
+        """Answer requests of `name`; `answer(peer, body)` runs up to `in_flight_max` times per peer at once.
+
+        Whatever `answer` raises reaches the peer as a refusal without details, and our log with them.
+        """
+
+        async def serve_line(channel: Channel) -> None:
+            slots = trio.Semaphore(in_flight_max)
+            async with trio.open_nursery() as nursery:
+                async for frame in channel:
+                    if len(frame) < REQUEST_ID_BYTES:
+                        raise RemoteProtocolError(f"{name}: not a request")
+                    await slots.acquire()  # the peer's window is its back-pressure
+                    nursery.start_soon(self._answer, channel, frame, answer, slots)
+
+        self._host.serve(
+            name, serve_line, frame_bytes_max=body_bytes_max + _HEAD_BYTES, streams_per_peer_max=2
+        )
+
+    async def _answer(
+        self,
+        channel: Channel,
+        frame: bytes,
+        answer: Callable[[AccountId, bytes], Awaitable[bytes]],
+        slots: trio.Semaphore,
+    ) -> None:
+        request_id = frame[:REQUEST_ID_BYTES]
+        try:
+            async with self._serving:
+                body = await answer(channel.peer, frame[REQUEST_ID_BYTES:])
+            await channel.send(request_id + bytes((ANSWERED,)) + body)
+        except P2pError as error:
+            _log.debug("%s: no answer: %s", channel.name, error)
+            await self._refuse(channel, request_id)
+        except Exception:  # noqa: BLE001 - outermost frame of the answering task: one bad request must not end the line
+            _log.exception("%s: answering failed", channel.name)
+            await self._refuse(channel, request_id)
+        finally:
+            slots.release()
+
+    async def _refuse(self, channel: Channel, request_id: bytes) -> None:
+        try:
+            await channel.send(request_id + bytes((FAILED,)))
+        except P2pError as error:
+            _log.debug("%s: no refusal either: %s", channel.name, error)
+
+    async def request(
+        self,
+        account: AccountId,
+        name: str,
+        body: bytes,
+        timeout_s: float,
+        *,
+        body_bytes_max: int = 1 << 20,
+    ) -> bytes:
+        """The peer's answer to `body`.
+
+        `RequestTimeout` after `timeout_s`; `ConnectionError`s: `DialError` (not reachable), `ChannelClosed`
+        (gone before it answered), `RequestRefused`. After a timeout or `ChannelClosed` the peer may or may
+        not have carried it out: repeat only what may be repeated.
+        """
+        try:
+            with trio.fail_after(timeout_s):
+                return await self._ask(account, name, body, body_bytes_max)
+        except trio.TooSlowError as error:
+            raise RequestTimeout(f"{name}: no answer within {timeout_s:g} s") from error
+
+    async def _ask(self, account: AccountId, name: str, body: bytes, body_bytes_max: int) -> bytes:
+        if len(body) > body_bytes_max:
+            raise LocalProtocolError(f"{name}: a body of {len(body)} bytes, at most {body_bytes_max}")
+        line = await self._line(account, name, body_bytes_max)
+        async with line.slots:
+            if line.broken:  # it broke while we waited for a slot: nothing of ours was sent on it
+                line = await self._line(account, name, body_bytes_max)
+            request_id = line.next_id()
+            send, receive = trio.open_memory_channel[tuple[int, bytes]](1)
+            line.waiting[request_id] = send
+            try:
+                await line.channel.send(request_id.to_bytes(REQUEST_ID_BYTES, "big") + body)
+                status, answer = await receive.receive()
+            except trio.EndOfChannel as error:
+                raise ChannelClosed(f"{name}: the peer went before it answered") from error
+            finally:
+                line.waiting.pop(request_id, None)
+        if status == FAILED:
+            raise RequestRefused(f"{name}: the peer could not answer")
+        return answer
+
+    async def _line(self, account: AccountId, name: str, body_bytes_max: int) -> _Line:
+        key = (account, name)
+        lock = self._opening.setdefault(key, trio.Lock())
+        try:
+            async with lock:
+                line = self._lines.get(key)
+                if line is None or line.broken:
+                    size = min(body_bytes_max + _HEAD_BYTES, FRAME_BYTES_MAX)
+                    channel = await self._host.open(
+                        account, name, timeout_s=OPEN_TIMEOUT_S, frame_bytes_max=size
+                    )
+                    line = self._lines[key] = _Line(channel)
+                    self._host.nursery.start_soon(self._run_line, key, line)
+                return line
+        finally:
+            if not lock.locked():
+                self._opening.pop(key, None)
+
+    async def _run_line(self, key: tuple[AccountId, str], line: _Line) -> None:
+        try:
+            await line.read_answers()
+        finally:
+            if self._lines.get(key) is line:
+                del self._lines[key]
