@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -74,13 +75,15 @@ class Crew:
     ) -> None:
         self.stop()
 
-    def start(self, name: str, role: str, home: Path, module: str, *args: str) -> Member:
-        """Start `python -m module args…` with its data under `home`.
+    def start(
+        self, name: str, role: str, home: Path, module: str, *args: str, env: Mapping[str, str] | None = None
+    ) -> Member:
+        """Start `python -m module args…` with its data under `home`, and `env` beside our own environment.
 
         Must be called from the main thread: the kernel ends a child with the thread that started it (child.py).
         """
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        env = {**os.environ, "MILLRACE_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MILLRACE_")}
         with (home / "demo.log").open("ab") as log:
             # a session of its own: Ctrl-C reaches the demo alone, which then stops its processes in order
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own modules
@@ -88,7 +91,7 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=env,
+                env={**kept, **(env or {}), "MILLRACE_HOME": str(home), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
         member = Member(name, role, home, process)
