@@ -29,22 +29,22 @@ LEASE_PROTOCOL: Final = "lease"
 class Channel(Protocol):
     """One framed, ordered, bounded stream to a peer (`p2p.host.Channel`)."""
 
-    async def send(self, message: bytes) -> None: ...  # noqa: D102
-    async def receive(self) -> bytes: ...  # noqa: D102
-    async def aclose(self) -> None: ...  # noqa: D102
+    async def send(self, message: bytes) -> None: ...
+    async def receive(self) -> bytes: ...
+    async def aclose(self) -> None: ...
 
 
 class Wallet(Protocol):
     """What the shell needs of `ledger.wallet.Wallet`: an action in, a final receipt out."""
 
-    async def submit(self, action: Action) -> Receipt: ...  # noqa: D102
+    async def submit(self, action: Action) -> Receipt: ...
 
 
 class Runner(Protocol):
     """What the shell needs of `executor.runner.Runner`."""
 
-    async def prepare(self, module: bytes) -> object: ...  # noqa: D102
-    async def run(self, task: WasmTask) -> Outcome: ...  # noqa: D102
+    async def prepare(self, module: bytes) -> object: ...
+    async def run(self, task: WasmTask) -> Outcome: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def lock_amount(left: int, *, leases_left: int, executions: int, workers: int, u
     """Micro-credits to lock for the next of `leases_left` leases, or 0 if not even one unit fits in `left`.
 
     A lease gets LOCK_HEADROOM times its fair share of the worst case, but leaves an equal part of the
-    budget for each lease that may follow. `executions` is units × replicas still to be done, by `workers`
+    budget for each lease that may follow. `executions` is units times replicas still to be done, by `workers`
     workers; `unit_max` is one unit's worst cost.
     """
     share = -(-executions // max(1, workers)) * unit_max * LOCK_HEADROOM

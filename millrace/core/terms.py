@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ledger.core.amounts import AMOUNT_MAX, check_amount
 from ledger.core.encoding import Kind, NetworkId, WireError, digest, signing_bytes
@@ -16,6 +16,9 @@ from ledger.core.entries import Entry, Lock
 from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import AccountId, SigningKey, is_strict_point, verify
 from millrace.core.cost import PRICE_MAX, unit_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "MODULE_BYTES_MAX",
@@ -25,6 +28,7 @@ __all__ = [
     "WINDOW_UNITS_MAX",
     "Terms",
     "decode_terms",
+    "job_digest",
     "lock_problem",
     "sign_terms",
     "verify_terms",
@@ -127,6 +131,11 @@ class Terms:
     def terms_hash(self, network_id: NetworkId) -> bytes:
         """SHA-256 of the signing bytes: the lease's id, and what the LOCK names."""
         return digest(signing_bytes(Kind.TERMS, network_id, self.encode()))
+
+
+def job_digest(buyer: AccountId, nonce: bytes, module_sha256: bytes, task_digests: Iterable[bytes]) -> bytes:
+    """A job's id: SHA-256 over who, a fresh nonce, the module and every task in order (R12.2)."""
+    return digest(b"millrace/1 job\0", buyer, nonce, module_sha256, *task_digests)
 
 
 def decode_terms(data: bytes) -> Terms:
