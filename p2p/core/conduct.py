@@ -26,6 +26,7 @@ __all__ = [
     "REASON_POINTS",
     "STALE_POINTS",
     "Conduct",
+    "RateLimit",
 ]
 
 INVALID_POINTS: Final = 10
@@ -103,6 +104,28 @@ class Conduct:
             ),
         )
         del self._records[least]
+
+
+class RateLimit:
+    """`burst` at once and one more every `interval_ms`, for each key; a bounded table."""
+
+    def __init__(self, *, burst: int, interval_ms: int, keys_max: int = PEERS_MAX) -> None:
+        self._allowance_ms = (burst - 1) * interval_ms
+        self._interval_ms = interval_ms
+        self._keys_max = keys_max
+        self._next_ms: dict[bytes | str, int] = {}
+
+    def take(self, key: bytes | str, now_ms: int) -> bool:
+        """Whether `key` may act now; a refusal costs it nothing."""
+        next_ms = self._next_ms.pop(key, now_ms)
+        if next_ms - now_ms > self._allowance_ms:
+            self._next_ms[key] = next_ms
+            return False
+        if len(self._next_ms) >= self._keys_max:
+            # The table is in order of last use: who was quiet the longest has the least to be reminded of.
+            del self._next_ms[next(iter(self._next_ms))]
+        self._next_ms[key] = max(next_ms, now_ms) + self._interval_ms
+        return True
 
 
 def _faded(record: _Record, now_ms: int) -> int:
