@@ -1,0 +1,295 @@
+"""Runs units of stranger's work, each in a single-use sandboxed process (SPEC.md §13).
+
+`open_runner` tests the real sandbox first and keeps to what stands; `Runner.layers` says what that is. Leaving the
+block ends every process, group and file that belongs to a unit, also under cancellation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from executor import sandbox, selftest
+from executor.benchmark import BENCHMARK_FUEL, BENCHMARK_MODULE
+from executor.cache import Cache
+from executor.cgroups import Group, Hierarchy, find_hierarchy
+from executor.core.frames import FRAME_BYTES_MAX
+from executor.core.limits import CEILINGS, Limits
+from executor.core.module import check_module
+from executor.core.outcome import Outcome, Status
+from executor.core.runtime import RUNTIME, cache_key
+from executor.core.task import COMMAND_ENTRY, WasmTask
+from executor.core.wire import WireError
+from executor.selftest import Layer
+from executor.zygote import Child, ChildError, Zygote
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+__all__ = ["Layer", "ModuleRefused", "Prepared", "Runner", "RunnerConfig", "open_runner"]
+
+COMPILE_CPU_S: Final = 6
+COMPILE_WALL_S: Final = 30.0
+COMPILE_DATA_BYTES: Final = 512 << 20
+ZYGOTE_OVERHEAD_BYTES: Final = 256 << 20
+IDLE_CHECK_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerConfig:
+    """`slots` units run at once; `cache_dir` holds compiled modules (made with mode 0700).
+
+    `zygotes_max` modules stay loaded, each until it was idle for `idle_s`; `ceilings` are the largest limits that a
+    task may ask for; `secrets` are paths that the self-test tries to reach from inside, the node's key for one.
+    `use_bwrap` is for tests of machines without bubblewrap.
+    """
+
+    cache_dir: Path
+    slots: int = 2
+    zygotes_max: int = 4
+    idle_s: float = 60.0
+    ceilings: Limits = field(default_factory=lambda: CEILINGS)
+    secrets: tuple[Path, ...] = ()
+    use_bwrap: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.slots <= 64 or self.zygotes_max < self.slots:
+            raise ValueError("slots must be 1 to 64, and zygotes_max at least as many")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A module that is ready to run: its SHA-256 and the functions that a task can name."""
+
+    sha256: bytes
+    exports: tuple[str, ...]
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is a WASI command."""
+        return COMMAND_ENTRY in self.exports
+
+
+class ModuleRefused(Exception):
+    """A module will not run here; `reason` says which rule it breaks."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@asynccontextmanager
+async def open_runner(config: RunnerConfig) -> AsyncIterator[Runner]:
+    """A runner whose sandbox has been tested.
+
+    `CacheError` when the cache folder cannot be used, `SandboxError` when this machine cannot start any child.
+    """
+    site = sandbox.find_site()
+    key = cache_key(version("wasmtime"), platform.machine())
+    cache = await trio.to_thread.run_sync(Cache, config.cache_dir, key)
+    hierarchy = find_hierarchy()
+    secrets = tuple(str(path) for path in (config.cache_dir.absolute(), *config.secrets))
+    plan, layers = await selftest.choose_plan(site, hierarchy, secrets, use_bwrap=config.use_bwrap)
+    async with trio.open_nursery() as nursery:
+        runner = Runner(
+            config=config,
+            site=site,
+            plan=plan,
+            layers=layers,
+            hierarchy=hierarchy,
+            cache=cache,
+            nursery=nursery,
+        )
+        nursery.start_soon(runner.stop_idle)
+        try:
+            yield runner
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+class Runner:
+    """Made by `open_runner`."""
+
+    def __init__(
+        self,
+        *,
+        config: RunnerConfig,
+        site: sandbox.Site,
+        plan: sandbox.Plan,
+        layers: tuple[Layer, ...],
+        hierarchy: Hierarchy | None,
+        cache: Cache,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._config = config
+        self._site = site
+        self._plan = plan
+        self._hierarchy = hierarchy
+        self._cache = cache
+        self._nursery = nursery
+        self._slots = trio.CapacityLimiter(config.slots)
+        self._compiling = trio.CapacityLimiter(1)
+        self._starting = trio.Lock()
+        self._zygotes: dict[bytes, Zygote] = {}
+        self._groups_made = 0
+        self.layers = layers
+        self.runtime = RUNTIME
+
+    @property
+    def busy(self) -> int:
+        """Units that run now."""
+        return int(self._slots.borrowed_tokens)
+
+    async def prepare(self, module: bytes) -> Prepared:
+        """Compile `module`, or find it compiled; `ModuleRefused` when it breaks a rule or a compile limit."""
+        sha256 = await trio.to_thread.run_sync(_check, module)
+        found = await trio.to_thread.run_sync(self._cache.load, sha256)
+        if found is None:
+            async with self._compiling:
+                found = await trio.to_thread.run_sync(self._cache.load, sha256)
+                if found is None:
+                    await trio.to_thread.run_sync(self._cache.save_module, sha256, module)
+                    found = await self._compile(module)
+                    await trio.to_thread.run_sync(self._cache.save, sha256, *found)
+        return Prepared(sha256, found[1])
+
+    async def run(self, task: WasmTask) -> Outcome:
+        """Run one unit to its end, whatever that is; waits for a free slot first. Never raises for the unit's sake."""
+        if (name := task.limits.exceeds(self._config.ceilings)) is not None:
+            return _refused(f"limit {name} is above what this worker grants")
+        async with self._slots:
+            zygote = await self._zygote(task.module_sha256)
+            if isinstance(zygote, Outcome):
+                return zygote
+            try:
+                return await zygote.run(task)
+            finally:
+                zygote.leases -= 1
+
+    async def benchmark(self) -> int:
+        """Fuel per second of one slot, measured by a sieve in the real sandbox."""
+        prepared = await self.prepare(BENCHMARK_MODULE)
+        task = WasmTask(
+            prepared.sha256, "sieve", ("2000000000",), limits=Limits(fuel=BENCHMARK_FUEL, wall_s=30)
+        )
+        outcome = await self.run(task)
+        if outcome.status is not Status.OUT_OF_FUEL:
+            raise ChildError(f"the benchmark ended as {outcome.status.name}: {outcome.stderr!r}")
+        return round(outcome.fuel / max(outcome.wall_s, 1e-3))
+
+    async def stop_idle(self) -> None:
+        """End sandboxes that nobody used for a while; runs as long as the runner."""
+        while True:
+            await trio.sleep(min(IDLE_CHECK_S, self._config.idle_s))
+            now = trio.current_time()
+            for sha256, zygote in list(self._zygotes.items()):
+                if zygote.leases == 0 and (not zygote.alive or now - zygote.used_at_s >= self._config.idle_s):
+                    self._drop(sha256)
+
+    async def _zygote(self, sha256: bytes) -> Zygote | Outcome:
+        """A loaded module, with a lease taken for the caller; or the outcome of a unit that cannot run."""
+        failure = None
+        for _ in range(2):  # a compiled form that does not load is made again, once
+            zygote = self._zygotes.get(sha256)
+            if zygote is None or not zygote.alive:
+                async with self._starting:
+                    zygote = self._zygotes.get(sha256)
+                    if zygote is None or not zygote.alive:
+                        try:
+                            zygote = await self._start(sha256)
+                        except (ModuleRefused, ChildError, OSError) as error:
+                            return _refused(str(error))
+            zygote.leases += 1
+            failure = await zygote.wait_ready()
+            if failure is None:
+                return zygote
+            zygote.leases -= 1
+            self._drop(sha256)
+            if failure.startswith("refused:"):
+                await trio.to_thread.run_sync(self._cache.forget, sha256)
+        return _refused(f"the sandbox does not start: {failure}")
+
+    async def _start(self, sha256: bytes) -> Zygote:
+        found = await trio.to_thread.run_sync(self._cache.load, sha256)
+        if found is None:
+            module = await trio.to_thread.run_sync(self._cache.load_module, sha256)
+            if module is None:
+                raise ModuleRefused("this module was not prepared here")
+            found = await self._compile(module)
+            await trio.to_thread.run_sync(self._cache.save, sha256, *found)
+        self._make_room()
+        memory = ZYGOTE_OVERHEAD_BYTES + self._config.slots * self._config.ceilings.memory_bytes
+        process = self._launch({"mode": "serve"}, memory)
+        zygote = Zygote(Child(process), trio.CancelScope())
+        self._zygotes[sha256] = zygote
+        self._nursery.start_soon(zygote.serve, found[0])
+        return zygote
+
+    def _make_room(self) -> None:
+        """Drop the modules that were used longest ago until one more fits; those in use stay."""
+        by_age = sorted(self._zygotes.items(), key=lambda item: item[1].used_at_s)
+        for sha256, zygote in by_age:
+            if len(self._zygotes) < self._config.zygotes_max:
+                return
+            if zygote.leases == 0:
+                self._drop(sha256)
+
+    def _drop(self, sha256: bytes) -> None:
+        zygote = self._zygotes.pop(sha256, None)
+        if zygote is not None:
+            zygote.stop()
+
+    def _launch(self, settings: dict[str, object], memory_bytes: int) -> sandbox.Process:
+        group: Group | None = None
+        if self._hierarchy is not None:
+            self._groups_made += 1
+            name = f"millrace-{os.getpid()}-{id(self):x}-{self._groups_made}"
+            group = self._hierarchy.create(name, memory_bytes=memory_bytes, processes=self._config.slots + 8)
+        try:
+            return sandbox.start(self._site, self._plan, group, settings)
+        except OSError:
+            if group is not None:
+                group.remove()
+            raise
+
+    async def _compile(self, module: bytes) -> tuple[bytes, tuple[str, ...]]:
+        """Compile in a process of its own, under limits of its own."""
+        settings = {"mode": "compile", "data_bytes": COMPILE_DATA_BYTES, "cpu_s": COMPILE_CPU_S}
+        child = Child(self._launch(settings, COMPILE_DATA_BYTES + ZYGOTE_OVERHEAD_BYTES))
+        try:
+            with trio.fail_after(COMPILE_WALL_S):
+                await child.send(module)
+                answers = aiter(child.frames(FRAME_BYTES_MAX))
+                head = json.loads(await anext(answers))
+                if "error" in head:
+                    raise ModuleRefused(str(head["error"]))
+                return await anext(answers), tuple(head["exports"])
+        except (trio.TooSlowError, ChildError, StopAsyncIteration, ValueError) as error:
+            raise ModuleRefused(
+                f"the module does not compile within {COMPILE_CPU_S} CPU seconds and "
+                f"{COMPILE_DATA_BYTES >> 20} MiB ({child.why_it_ended()})"
+            ) from error
+        finally:
+            await child.end()
+
+
+def _check(module: bytes) -> bytes:
+    """The hash of a module that may be compiled."""
+    try:
+        check_module(module)
+    except WireError as error:
+        raise ModuleRefused(str(error)) from error
+    return hashlib.sha256(module).digest()
+
+
+def _refused(reason: str) -> Outcome:
+    return Outcome(Status.REFUSED, stderr=reason.encode()[:1000])
