@@ -9,56 +9,61 @@ muxer (`p2p.muxer`), gossip (`p2p.pubsub`) and the routing table (`p2p.routing`)
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from dataclasses import dataclass
+from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import libp2p.network.connection.swarm_connection as swarm_connection_module
 import libp2p.pubsub.gossipsub as gossipsub_module
 import libp2p.pubsub.pubsub as pubsub_module
 import trio
-from libp2p.abc import IListener
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
 from libp2p.host.basic_host import BasicHost
-from libp2p.io.exceptions import ConnectionClosedError
-from libp2p.io.trio import TrioTCPStream
+from libp2p.host.ping import ID as PING_ID
+from libp2p.host.ping import PingService
+from libp2p.identity.identify.identify import ID as IDENTIFY_ID
+from libp2p.identity.identify.identify import identify_handler_for
+from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
+from libp2p.security.noise.transport import Transport as Noise
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.exceptions import MuxerUpgradeFailure, OpenConnectionError
-from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
-from multiaddr import Multiaddr
 
+from ledger.core.keys import peer_id as peer_id_of
+from p2p.core.errors import ListenError, LocalProtocolError
 from p2p.muxer import MuxedSession
+from p2p.transport import GuardedTcp, parse_multiaddr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
-    from libp2p.custom_types import THandler
+    from libp2p.custom_types import TProtocol
     from libp2p.io.abc import ReadWriteCloser
-    from libp2p.peer.id import ID
+    from libp2p.network.connection.swarm_connection import SwarmConn
+    from multiaddr import Multiaddr
 
-__all__ = [
-    "AdmissionLimits",
-    "GuardedHost",
-    "GuardedListener",
-    "GuardedSwarm",
-    "GuardedTcp",
-    "GuardedUpgrader",
-    "endpoint",
-    "patch_process",
-]
+    from ledger.core.keys import SigningKey
+    from p2p.transport import AdmissionLimits, GuardedListener
+
+__all__ = ["GuardedHost", "GuardedSwarm", "GuardedUpgrader", "build_node", "close", "listen", "patch_process"]
 
 _log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 128 << 10
 DIAL_TIMEOUT_S: Final = 5.0
 DIAL_ADDRESSES_MAX: Final = 8
-BACKLOG: Final = 256
-ACCEPT_PAUSE_S: Final = 0.1
-NEGOTIATE_TIMEOUT_S: Final = 5
+CLOSE_TIMEOUT_S: Final = 2.0
+BANNED_MAX: Final = 1024
+_ED25519_PEER_PREFIX: Final = "12D3Koo"
 
 
 def patch_process() -> None:
@@ -71,12 +76,12 @@ def patch_process() -> None:
 def _quiet_loggers() -> None:
     """What strangers do wrong is logged as warnings and errors of ours; there is no end of it.
 
-    Silent unless the embedding program has set a level for `libp2p` itself. One module logs through the root
-    logger, which installs a handler on stderr for the whole process. Goes when peers' faults are debug lines
-    and that module has a logger of its own.
+    Silent unless LIBP2P_DEBUG asked for more (the library then installs a handler). One module logs through the
+    root logger, which installs a handler on stderr for the whole process. Goes when peers' faults are debug
+    lines and that module has a logger of its own.
     """
     library = logging.getLogger("libp2p")
-    if library.level == logging.NOTSET:
+    if not library.handlers:
         library.setLevel(logging.CRITICAL)
     cast("Any", swarm_connection_module).logging = logging.getLogger("libp2p.network.connection")
 
@@ -98,185 +103,6 @@ def _flatten_task_parents() -> None:
     cast("Any", TrioManager)._find_parent_task = lambda _self, _task: None  # noqa: SLF001
 
 
-@dataclass(frozen=True, slots=True)
-class AdmissionLimits:
-    """What strangers may take before they have proved a key."""
-
-    pending_max: int = 128
-    pending_per_address_max: int = 8
-    connections_per_address_max: int = 32
-    handshake_timeout_s: float = 3.0
-    loopback_factor: int = 16
-    """Peers on this machine share one address: their limits are this many times higher."""
-
-
-class BufferedTcpStream(TrioTCPStream):
-    """A socket with a read buffer and honest reads.
-
-    `read(n)` returns n bytes or raises: the library's `read_exactly` gives up after 100 fragments with a
-    false "connection closed", and cost one system call per two-byte length. The remote address of an IPv6
-    peer was None, so that address limits did not hold for it. Goes when both are mended in `libp2p.io`.
-    """
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        super().__init__(stream)
-        self._buffer = bytearray()
-        self._remote = endpoint(stream)
-
-    async def read(self, n: int | None = None) -> bytes:
-        """Exactly `n` bytes; without `n`, whatever is there. `ConnectionClosedError` at the end."""
-        if n == 0:
-            return b""
-        needed = 1 if n is None else n
-        async with self.read_lock:
-            while len(self._buffer) < needed:
-                try:
-                    data = await self.stream.receive_some(READ_BYTES)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    raise ConnectionClosedError(str(error), transport="tcp") from error
-                if not data:
-                    raise ConnectionClosedError("the peer closed the connection", transport="tcp")
-                self._buffer += data
-            taken = len(self._buffer) if n is None else n
-            result = bytes(self._buffer[:taken])
-            del self._buffer[:taken]
-            return result
-
-    def get_remote_address(self) -> tuple[str, int] | None:
-        """The peer's address and port, as of when the connection was made."""
-        return self._remote
-
-
-def endpoint(stream: trio.SocketStream) -> tuple[str, int] | None:
-    """The remote IP address and port of a socket, IPv4 or IPv6; None if it is gone already."""
-    try:
-        name = stream.socket.getpeername()
-    except OSError:
-        return None
-    return str(name[0]), int(name[1])
-
-
-class GuardedListener(IListener):
-    """Accepts connections, with limits that apply before the library sees the socket.
-
-    On the bare library 145 silent sockets a second left 1 of 20 honest dials alive: 250 pending slots, 10 s
-    each, none per address. Here a new socket from a crowded address pushes out the oldest pending one of
-    that address, and a handshake has 3 s. The library also listened with SO_REUSEPORT (two nodes could share
-    a port without knowing) and reported a failure to listen nowhere. Goes when `TCPListener` has such limits.
-    """
-
-    def __init__(self, handler: THandler, limits: AdmissionLimits, established: Callable[[str], int]) -> None:
-        """`established` counts the connections there are with an address."""
-        self._handler = handler
-        self._limits = limits
-        self._established = established
-        self._sockets: list[trio.SocketListener] = []
-        self._pending: dict[trio.CancelScope, str] = {}
-        self._per_address: Counter[str] = Counter()
-
-    @property
-    def pending_count(self) -> int:
-        """Sockets that have not proved a key yet."""
-        return len(self._pending)
-
-    async def listen(self, maddr: Multiaddr) -> None:
-        """Open the sockets of `maddr`; `OpenConnectionError` when that fails. `serve` accepts."""
-        try:
-            host, port = _host_and_port(maddr)
-            self._sockets += await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
-        except (OSError, ValueError) as error:
-            raise OpenConnectionError(f"cannot listen on {maddr}: {error}") from error
-
-    def get_addrs(self) -> tuple[Multiaddr, ...]:
-        """Where it listens, with the port the system chose."""
-        return tuple(_socket_multiaddr(listener) for listener in self._sockets)
-
-    async def serve(self) -> None:
-        """Accept connections until cancelled or closed; the host runs this in its nursery."""
-        async with trio.open_nursery() as nursery:
-            for listener in self._sockets:
-                nursery.start_soon(self._accept, listener, nursery)
-
-    async def close(self) -> None:
-        """Close the sockets; connections already made live on."""
-        for listener in self._sockets:
-            await listener.aclose()
-
-    async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
-        while True:
-            try:
-                stream = await listener.accept()
-            except trio.ClosedResourceError:
-                return
-            except OSError as error:  # out of descriptors, usually: wait for some to be freed
-                _log.warning("cannot accept a connection: %s", error)
-                await trio.sleep(ACCEPT_PAUSE_S)
-                continue
-            nursery.start_soon(self._admit, stream)
-
-    async def _admit(self, stream: trio.SocketStream) -> None:
-        remote = endpoint(stream)
-        if remote is None or not self._make_room(remote[0]):
-            await trio.aclose_forcefully(stream)
-            return
-        address = remote[0]
-        with trio.CancelScope() as scope:
-            scope.deadline = trio.current_time() + self._limits.handshake_timeout_s
-            self._pending[scope] = address
-            self._per_address[address] += 1
-            try:
-                await self._handler(BufferedTcpStream(stream))
-            finally:
-                del self._pending[scope]
-                self._per_address[address] -= 1
-                if not self._per_address[address]:
-                    del self._per_address[address]
-        if scope.cancelled_caught:
-            stream.socket.close()
-
-    def _make_room(self, address: str) -> bool:
-        """Push out a pending socket where a limit is reached; False if this address holds enough already."""
-        factor = self._limits.loopback_factor if _is_loopback(address) else 1
-        if self._established(address) >= self._limits.connections_per_address_max * factor:
-            return False
-        if self._per_address[address] >= self._limits.pending_per_address_max * factor:
-            self._push_out(address)
-        elif len(self._pending) >= self._limits.pending_max:
-            self._push_out(self._per_address.most_common(1)[0][0])
-        return True
-
-    def _push_out(self, address: str) -> None:
-        for scope, holder in self._pending.items():  # oldest first: dicts keep their order
-            if holder == address and not scope.cancel_called:
-                scope.cancel()
-                return
-
-
-class GuardedTcp(TCP):
-    """The TCP transport with our sockets on both ends. Goes with `GuardedListener`."""
-
-    def __init__(self, limits: AdmissionLimits, established: Callable[[str], int]) -> None:
-        super().__init__()
-        self._limits = limits
-        self._established = established
-        self.guarded_listeners: list[GuardedListener] = []
-
-    async def dial(self, maddr: Multiaddr) -> IRawConnection:
-        """Connect to `/ip4|ip6|dns…/tcp/…`; `OpenConnectionError` when nobody answers."""
-        try:
-            host, port = _host_and_port(maddr)
-            stream = await trio.open_tcp_stream(host, port)
-        except (OSError, ValueError) as error:
-            raise OpenConnectionError(f"cannot connect to {maddr}: {error}") from error
-        return RawConnection(BufferedTcpStream(stream), True)
-
-    def create_listener(self, handler_function: THandler) -> GuardedListener:  # type: ignore[override]
-        """A listener of ours; its `serve` is run by the host."""
-        listener = GuardedListener(handler_function, self._limits, self._established)
-        self.guarded_listeners.append(listener)
-        return listener
-
-
 class GuardedUpgrader(TransportUpgrader):
     """Always our muxer: the library's selector builds its own yamux whatever class it was given."""
 
@@ -295,11 +121,32 @@ class GuardedSwarm(Swarm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the library's long signature
         super().__init__(*args, **kwargs)
         self._dial_locks: dict[ID, trio.Lock] = {}
+        self._banned: OrderedDict[ID, float] = OrderedDict()
 
     def connections_from(self, address: str) -> int:
         """Established connections with peers at this IP address."""
         remotes = (_session(conn).get_remote_address() for conn in self.get_connections())
         return sum(1 for remote in remotes if remote is not None and remote[0] == address)
+
+    def ban(self, peer_id: ID, seconds: float) -> None:
+        """Refuse connections with a peer for a while; of more than BANNED_MAX the oldest is let go."""
+        self._banned.pop(peer_id, None)
+        self._banned[peer_id] = trio.current_time() + seconds
+        while len(self._banned) > BANNED_MAX:
+            self._banned.popitem(last=False)
+
+    async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        """Only Ed25519 identities (an RSA key of 16,384 bits is a known attack), and none that is banned."""
+        peer = muxed_conn.peer_id
+        until_s = self._banned.get(peer, 0.0)
+        if until_s > trio.current_time() or not str(peer).startswith(_ED25519_PEER_PREFIX):
+            await muxed_conn.close()
+            raise SwarmException(f"{peer} is not welcome here")
+        return await super().add_conn(muxed_conn, direction)
+
+    async def accept(self, stream: ReadWriteCloser, maddr: Multiaddr) -> None:
+        """A socket that a listener let in; returns once the connection stands or has failed."""
+        await self._handle_inbound_connection(stream, maddr)
 
     async def _handle_inbound_connection(self, read_write_closer: ReadWriteCloser, maddr: Multiaddr) -> None:
         """Inbound slots were freed at shutdown only: after 250 connections in a lifetime none was let in.
@@ -367,8 +214,6 @@ class GuardedSwarm(Swarm):
 class GuardedHost(BasicHost):
     """The library's protocol negotiation, with a floor under it."""
 
-    on_stream_failed: Callable[[ID], None] | None = None
-
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         """Whatever happens on one stream ends that stream, not the node.
 
@@ -391,6 +236,72 @@ class GuardedHost(BasicHost):
         """See `_schedule_identify`."""
 
 
+def build_node(
+    key: SigningKey, admission: AdmissionLimits, connections_max: int
+) -> tuple[GuardedHost, GuardedSwarm, GuardedTcp]:
+    """The parts of a node, put together and not running."""
+    pair = create_new_key_pair(key.seed)
+    peer = ID.from_pubkey(pair.public_key)
+    if str(peer) != peer_id_of(key.account):
+        raise LocalProtocolError("libp2p derives another peer id from our key than we do")
+    store = PeerStore()
+    store.add_key_pair(peer, pair)
+    # Noise only: the library's default also offers plaintext, where anybody can claim any peer id.
+    noise = Noise(pair, noise_privkey=create_noise_key().private_key)
+    upgrader = GuardedUpgrader(
+        {NOISE_ID: noise},
+        {cast("TProtocol", YAMUX_ID): Yamux},  # GuardedUpgrader runs MuxedSession instead
+    )
+    limits = ConnectionConfig(
+        max_connections=connections_max,
+        min_connections=0,  # anything else makes the library dial peers of its own choice
+        low_watermark=0,
+        high_watermark=connections_max,
+        max_connections_per_peer=1,
+        inbound_upgrade_timeout=admission.handshake_timeout_s,
+    )
+    swarm = GuardedSwarm(
+        peer, store, upgrader, [], retry_config=RetryConfig(max_retries=0), connection_config=limits
+    )
+    transport = GuardedTcp(admission, swarm.connections_from)
+    swarm.transport_manager.add_transport(transport)
+    basic = GuardedHost(swarm, disable_identify_address_discovery=True)
+    # Identify push would let any peer write into our address store; we serve what other libp2p nodes ask for.
+    basic.multiselect.handlers.clear()
+    basic.set_stream_handler(IDENTIFY_ID, identify_handler_for(basic, use_varint_format=True))
+    basic.set_stream_handler(PING_ID, PingService(basic).handle_ping)
+    return basic, swarm, transport
+
+
+async def listen(
+    addresses: Sequence[str], swarm: GuardedSwarm, transport: GuardedTcp
+) -> list[GuardedListener]:
+    """Open all sockets or none; the library would report a failure nowhere."""
+    opened: list[GuardedListener] = []
+    try:
+        for text in addresses:
+            address = parse_multiaddr(text)
+            listener = transport.create_listener(partial(swarm.accept, maddr=address))
+            await listener.listen(address)
+            opened.append(listener)
+            swarm.listeners[text] = listener
+    except (ValueError, OpenConnectionError) as error:
+        for listener in opened:
+            await listener.close()
+        raise ListenError(f"cannot listen: {error}; is the port taken, or the address not ours?") from error
+    return opened
+
+
+async def close(basic: GuardedHost, swarm: GuardedSwarm) -> None:
+    """Close all connections at once, then the rest: one after the other took 12 s for 40 connections."""
+    with trio.move_on_after(CLOSE_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            for conn in swarm.get_connections():
+                nursery.start_soon(conn.close)
+    with trio.move_on_after(CLOSE_TIMEOUT_S):
+        await basic.close()
+
+
 def _session(conn: INetConn) -> MuxedSession:
     return cast("MuxedSession", conn.muxed_conn)
 
@@ -400,20 +311,3 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error) or type(error).__name__
-
-
-def _host_and_port(maddr: Multiaddr) -> tuple[str, int]:
-    """Host and port of `/ip4/127.0.0.1/tcp/4001`; `ValueError` for anything but TCP."""
-    parts = str(maddr).split("/")
-    if len(parts) < 5 or parts[1] not in {"ip4", "ip6", "dns", "dns4", "dns6"} or parts[3] != "tcp":
-        raise ValueError("only /ip4, /ip6 or /dns with /tcp is spoken here")
-    return parts[2], int(parts[4])
-
-
-def _socket_multiaddr(listener: trio.SocketListener) -> Multiaddr:
-    host, port = listener.socket.getsockname()[:2]
-    return Multiaddr(f"/ip{6 if ':' in host else 4}/{host}/tcp/{port}")
-
-
-def _is_loopback(address: str) -> bool:
-    return address.startswith("127.") or address == "::1"

@@ -10,97 +10,50 @@ import logging
 from collections import Counter, OrderedDict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
-from libp2p.abc import INotifee
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key
-from libp2p.host.ping import ID as PING_ID
-from libp2p.host.ping import PingService
-from libp2p.identity.identify.identify import ID as IDENTIFY_ID
-from libp2p.identity.identify.identify import identify_handler_for
-from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_ID
-from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_ID
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service import background_trio_service
-from multiaddr import Multiaddr
 
-from ledger.core.encoding import WireError
 from ledger.core.keys import AccountId, account_from_peer_id, peer_id
-from p2p.core.errors import ChannelClosed, DialError, ListenError, LocalProtocolError, P2pError
+from p2p.core.errors import ChannelClosed, DialError, LocalProtocolError, P2pError
 from p2p.core.framing import FRAME_BYTES_MAX
 from p2p.core.protocols import protocol_id
-from p2p.hardening import (
-    AdmissionLimits,
-    GuardedHost,
-    GuardedSwarm,
-    GuardedTcp,
-    GuardedUpgrader,
-    patch_process,
-)
+from p2p.hardening import build_node, close, listen, patch_process
 from p2p.interfaces import concrete_addresses
 from p2p.lan import LanDiscovery
+from p2p.links import Link, LinkEvent, LinkState, LinkTable, library_id, strict_account
 from p2p.pubsub import Gossip
 from p2p.routing import Routing
 from p2p.streams import Channel
+from p2p.transport import ADDRESS_CHARS_MAX, AdmissionLimits, parse_multiaddr
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-    from libp2p.abc import INetConn, INetStream, INetwork
+    from libp2p.abc import INetStream
     from libp2p.custom_types import TProtocol
+    from multiaddr import Multiaddr
 
     from ledger.core.encoding import NetworkId
     from ledger.core.keys import SigningKey
+    from p2p.hardening import GuardedHost, GuardedSwarm
     from p2p.lan import Found
     from p2p.muxer import MuxedStream
     from p2p.pubsub import TopicChannel, Validator
 
-__all__ = ["Host", "HostConfig", "Link", "LinkEvent", "LinkState", "open_host"]
+__all__ = ["AdmissionLimits", "Host", "HostConfig", "Link", "LinkEvent", "LinkState", "open_host"]
 
 _log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S: Final = 10.0
 DIAL_TIMEOUT_S: Final = 10.0
-CLOSE_TIMEOUT_S: Final = 2.0
-LINK_EVENTS_MAX: Final = 256
+DISCONNECT_TIMEOUT_S: Final = 2.0
 KNOWN_PEERS_MAX: Final = 4096
 ADDRESSES_PER_PEER_MAX: Final = 8
-ADDRESS_CHARS_MAX: Final = 256
 STREAMS_PER_PEER_MAX: Final = 16
 ADDRESS_TTL_S: Final = 3600
-
-
-class LinkState(Enum):
-    """Whether a peer has just become reachable or unreachable over a connection."""
-
-    UP = "up"
-    DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """The connection with one peer."""
-
-    account: AccountId
-    address: str
-    """Where the peer is, as a multiaddr: for inbound ones its outgoing port, not one it listens on."""
-    inbound: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LinkEvent:
-    """A link that came up or went down."""
-
-    state: LinkState
-    link: Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,31 +101,6 @@ class _ByteStream:
         self._stream.abort()
 
 
-class _LinkWatch(INotifee):
-    """Turns the library's connection notices into a look at what is connected now."""
-
-    def __init__(self, look: Callable[[ID], None]) -> None:
-        self._look = look
-
-    async def connected(self, network: INetwork, conn: INetConn) -> None:  # noqa: ARG002 - the library's interface
-        self._look(conn.muxed_conn.peer_id)
-
-    async def disconnected(self, network: INetwork, conn: INetConn) -> None:  # noqa: ARG002 - as above
-        self._look(conn.muxed_conn.peer_id)
-
-    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
-        """Not of interest."""
-
-    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
-        """Not of interest."""
-
-    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
-        """Not of interest."""
-
-    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
-        """Not of interest."""
-
-
 class Host:
     """One node. Made by `open_host`; every task it starts lives in `nursery`."""
 
@@ -196,10 +124,8 @@ class Host:
         self._routing = routing
         self._lan: LanDiscovery | None = None
         self._known: OrderedDict[AccountId, tuple[str, ...]] = OrderedDict()
-        self._links: dict[AccountId, Link] = {}
-        self._watchers: list[trio.MemorySendChannel[LinkEvent]] = []
+        self._links = LinkTable(swarm)
         self._serving: set[str] = set()
-        swarm.register_notifee(_LinkWatch(self._look))
 
     @property
     def peer_id(self) -> str:
@@ -214,17 +140,15 @@ class Host:
 
     def links(self) -> tuple[Link, ...]:
         """The peers we are connected with."""
-        return tuple(self._links.values())
+        return self._links.all()
 
     def is_linked(self, account: AccountId) -> bool:
         """Whether we are connected with `account`."""
         return account in self._links
 
     def link_events(self) -> trio.MemoryReceiveChannel[LinkEvent]:
-        """Links going up and down from now on; a reader more than LINK_EVENTS_MAX behind misses the newest."""
-        send, receive = trio.open_memory_channel[LinkEvent](LINK_EVENTS_MAX)
-        self._watchers.append(send)
-        return receive
+        """Links going up and down from now on; a reader LINK_EVENTS_MAX behind misses the newest."""
+        return self._links.watch()
 
     def add_addresses(self, account: AccountId, addresses: Iterable[str]) -> None:
         """Remember where `account` may be reached; addresses that cannot be one are left out."""
@@ -236,29 +160,32 @@ class Host:
         self._known[account] = merged
         while len(self._known) > KNOWN_PEERS_MAX:
             self._known.popitem(last=False)
-        peer = _library_id(account)
-        self._basic.get_peerstore().add_addrs(peer, [Multiaddr(text) for text in merged], ADDRESS_TTL_S)
+        peer = library_id(account)
+        self._basic.get_peerstore().add_addrs(peer, self._reachable(account), ADDRESS_TTL_S)
 
     async def dial(self, address: str, timeout_s: float = DIAL_TIMEOUT_S) -> AccountId:
         """Connect to `/ip4/…/tcp/…/p2p/12D3…`, unless we are connected; who that is. `DialError` if not."""
         bare, _, name = address.rpartition("/p2p/")
         try:
             account = account_from_peer_id(name)
-            target = Multiaddr(bare) if len(bare) <= ADDRESS_CHARS_MAX else None
-        except WireError as error:
-            raise DialError(f"{address[:ADDRESS_CHARS_MAX]!r} names no peer: {error}") from error
-        except Exception as error:  # the parser raises whatever its parts raise
-            raise DialError(f"{bare[:ADDRESS_CHARS_MAX]!r} is not an address: {error}") from error
-        if target is None:
-            raise DialError(f"an address of {len(bare)} characters, at most {ADDRESS_CHARS_MAX}")
+            target = parse_multiaddr(bare)
+        except ValueError as error:  # WireError is one
+            raise DialError(f"{address[:ADDRESS_CHARS_MAX]!r} cannot be dialled: {error}") from error
         await self._connect(account, [target], timeout_s)
         self.add_addresses(account, [bare])
         return account
 
     async def disconnect(self, account: AccountId) -> None:
         """Close the connection with `account`, if there is one."""
-        with trio.move_on_after(CLOSE_TIMEOUT_S):
-            await self._swarm.close_peer(_library_id(account))
+        peer = library_id(account)
+        with trio.move_on_after(DISCONNECT_TIMEOUT_S):
+            await self._swarm.close_peer(peer)
+        self._links.refresh(peer)
+
+    async def ban(self, account: AccountId, seconds: float) -> None:
+        """Close the connection with `account` and let none be made with it for a while."""
+        self._swarm.ban(library_id(account), seconds)
+        await self.disconnect(account)
 
     async def open(
         self,
@@ -276,10 +203,8 @@ class Host:
         try:
             with trio.fail_after(timeout_s):
                 if account not in self._links:
-                    await self._connect(
-                        account, [Multiaddr(a) for a in self._known.get(account, ())], timeout_s
-                    )
-                stream = await self._basic.new_stream(_library_id(account), [protocol])
+                    await self._connect(account, self._reachable(account), timeout_s)
+                stream = await self._basic.new_stream(library_id(account), [protocol])
         except trio.TooSlowError as error:
             raise DialError(f"{peer_id(account)} did not answer within {timeout_s:g} s") from error
         except P2pError:
@@ -306,7 +231,7 @@ class Host:
         open_streams: Counter[AccountId] = Counter()
 
         async def on_stream(stream: INetStream) -> None:
-            account = _account(stream.muxed_conn.peer_id)
+            account = strict_account(stream.muxed_conn.peer_id)
             if account is None or open_streams[account] >= streams_per_peer_max:
                 await stream.reset()
                 return
@@ -357,12 +282,15 @@ class Host:
         self.nursery.start_soon(self._lan.run)
         return self._lan.found
 
+    def _reachable(self, account: AccountId) -> list[Multiaddr]:
+        return [parse_multiaddr(text) for text in self._known.get(account, ())]
+
     async def _connect(self, account: AccountId, addresses: list[Multiaddr], timeout_s: float) -> None:
         if account == self.account:
             raise DialError("that is ourselves")
         if account in self._links:
             return
-        peer = _library_id(account)
+        peer = library_id(account)
         try:
             with trio.fail_after(timeout_s):
                 await self._swarm.dial_addresses(peer, addresses)
@@ -370,39 +298,15 @@ class Host:
             raise DialError(f"cannot reach {peer_id(account)}: no answer within {timeout_s:g} s") from error
         except Exception as error:  # the one border where the library's many errors become ours
             raise DialError(f"cannot reach {peer_id(account)}: {error}") from error
-        self._look(peer)
-
-    def _look(self, peer: ID) -> None:
-        """Compare what is connected with what we told, and tell the difference."""
-        account = _account(peer)
-        if account is None:
-            return
-        conns = [conn for conn in self._swarm.get_connections(peer) if not conn.is_closed]
-        before = self._links.get(account)
-        if conns:
-            link = _link(account, conns[-1])
-            self._links[account] = link
-            if before is None:
-                self._tell(LinkEvent(LinkState.UP, link))
-        elif before is not None:
-            del self._links[account]
-            self._tell(LinkEvent(LinkState.DOWN, before))
-
-    def _tell(self, event: LinkEvent) -> None:
-        for watcher in list(self._watchers):
-            try:
-                watcher.send_nowait(event)
-            except trio.WouldBlock:
-                _log.warning("a reader of link events is %d behind", LINK_EVENTS_MAX)
-            except trio.BrokenResourceError:
-                self._watchers.remove(watcher)
+        self._links.refresh(peer)
 
 
 @asynccontextmanager
 async def open_host(config: HostConfig, key: SigningKey, network_id: NetworkId) -> AsyncIterator[Host]:
     """A running host; `ListenError` when it cannot listen. At the end every socket and task is gone."""
     patch_process()
-    basic, swarm, transport = _build(config, key)
+    basic, swarm, transport = build_node(key, config.admission, config.connections_max)
+    listeners = await listen(config.listen, swarm, transport)
     gossip = Gossip(basic, network_id)
     routing = Routing(basic, network_id, server=config.dht_server)
     async with background_trio_service(swarm), trio.open_nursery() as nursery:
@@ -416,105 +320,26 @@ async def open_host(config: HostConfig, key: SigningKey, network_id: NetworkId) 
             routing=routing,
         )
         try:
-            await _listen(config, swarm, nursery, transport)
+            for listener in listeners:
+                nursery.start_soon(listener.serve)
             async with gossip.running(nursery), routing.running():
                 try:
                     yield host
                 finally:
                     nursery.cancel_scope.cancel()
                     with trio.CancelScope(shield=True):
-                        await _close(basic, swarm)
+                        await close(basic, swarm)
         finally:
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
-                await _close(basic, swarm)
-
-
-def _build(config: HostConfig, key: SigningKey) -> tuple[GuardedHost, GuardedSwarm, GuardedTcp]:
-    pair = create_new_key_pair(key.seed)
-    peer = ID.from_pubkey(pair.public_key)
-    if str(peer) != peer_id(key.account):
-        raise LocalProtocolError("libp2p derives another peer id from our key than we do")
-    store = PeerStore()
-    store.add_key_pair(peer, pair)
-    # Noise only: the library's default also offers plaintext, where anybody can claim any peer id.
-    noise = Noise(pair, noise_privkey=create_noise_key().private_key)
-    upgrader = GuardedUpgrader(
-        {NOISE_ID: noise},
-        {cast("TProtocol", YAMUX_ID): Yamux},  # GuardedUpgrader runs MuxedSession instead
-    )
-    limits = ConnectionConfig(
-        max_connections=config.connections_max,
-        min_connections=0,  # anything else makes the library dial peers of its own choice
-        low_watermark=0,
-        high_watermark=config.connections_max,
-        max_connections_per_peer=1,
-        inbound_upgrade_timeout=config.admission.handshake_timeout_s,
-    )
-    swarm = GuardedSwarm(
-        peer, store, upgrader, [], retry_config=RetryConfig(max_retries=0), connection_config=limits
-    )
-    transport = GuardedTcp(config.admission, swarm.connections_from)
-    swarm.transport_manager.add_transport(transport)
-    basic = GuardedHost(swarm, disable_identify_address_discovery=True)
-    # Identify push would let any peer write into our address store; we serve what other libp2p nodes ask for.
-    basic.multiselect.handlers.clear()
-    basic.set_stream_handler(IDENTIFY_ID, identify_handler_for(basic, use_varint_format=True))
-    basic.set_stream_handler(PING_ID, PingService(basic).handle_ping)
-    return basic, swarm, transport
-
-
-async def _listen(
-    config: HostConfig, swarm: GuardedSwarm, nursery: trio.Nursery, transport: GuardedTcp
-) -> None:
-    for text in config.listen:
-        try:
-            address = Multiaddr(text)
-        except Exception as error:  # the parser raises whatever its parts raise
-            raise ListenError(f"cannot listen on {text!r}: not a multiaddr ({error})") from error
-        if not await swarm.listen(address):
-            raise ListenError(f"cannot listen on {text}: is the port taken, or the address not ours?")
-    for listener in transport.guarded_listeners:
-        nursery.start_soon(listener.serve)
-
-
-async def _close(basic: GuardedHost, swarm: GuardedSwarm) -> None:
-    """Close all connections at once, then the rest: one after the other took 12 s for 40 connections."""
-    with trio.move_on_after(CLOSE_TIMEOUT_S):
-        async with trio.open_nursery() as nursery:
-            for conn in swarm.get_connections():
-                nursery.start_soon(conn.close)
-    with trio.move_on_after(CLOSE_TIMEOUT_S):
-        await basic.close()
-
-
-def _link(account: AccountId, conn: INetConn) -> Link:
-    addresses = conn.get_transport_addresses()
-    inbound = not conn.muxed_conn.is_initiator
-    return Link(account, str(addresses[0]) if addresses else "", inbound)
-
-
-def _library_id(account: AccountId) -> ID:
-    return ID.from_string(peer_id(account))
-
-
-def _account(peer: ID) -> AccountId | None:
-    """The account of a libp2p peer id; None for keys other than strict Ed25519, with which we do not talk."""
-    try:
-        return account_from_peer_id(str(peer))
-    except WireError:
-        return None
+                await close(basic, swarm)
 
 
 def _bare(address: str) -> str | None:
     """An address without its peer id, or None when it is not a TCP address."""
-    text = address.partition("/p2p/")[0]
-    parts = text.split("/")
-    if len(text) > ADDRESS_CHARS_MAX or len(parts) != 5 or parts[3] != "tcp":
-        return None
     try:
-        return str(Multiaddr(text))
-    except Exception:  # noqa: BLE001 - the parser raises whatever its parts raise
+        return str(parse_multiaddr(address.partition("/p2p/")[0]))
+    except ValueError:
         return None
 
 

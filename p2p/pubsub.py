@@ -13,7 +13,6 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from contextlib import asynccontextmanager
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import base58
@@ -28,6 +27,7 @@ from ledger.core.encoding import WireError
 from ledger.core.keys import AccountId, account_from_peer_id
 from p2p.core.errors import LocalProtocolError, RemoteProtocolError
 from p2p.core.protocols import topic_id
+from p2p.core.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from libp2p.peer.id import ID
 
     from ledger.core.encoding import NetworkId
-    from p2p.hardening import GuardedHost
+    from p2p.hardening import GuardedHost, GuardedSwarm
 
 __all__ = ["MESSAGE_BYTES_MAX", "Gossip", "TopicChannel", "Validator", "Verdict"]
 
@@ -51,6 +51,7 @@ MESSAGE_IDS_MAX: Final = 512
 BACKOFF_MAX_S: Final = 300
 INVALID_MAX: Final = 20
 """Invalid messages a peer may pass on before we hang up on it."""
+BAN_S: Final = 600.0
 SEEN_MAX: Final = 1 << 15
 SEEN_S: Final = 300.0
 TOPIC_MESSAGES_MAX: Final = 1024
@@ -62,14 +63,6 @@ _FROM_ID_BYTES: Final = 38
 _SEQNO_BYTES: Final = 8
 _SIGNATURE_BYTES: Final = 64
 _KEY_BYTES_MAX: Final = 36
-
-
-class Verdict(Enum):
-    """What becomes of a message: deliver and pass on; drop and blame the sender; drop without blame."""
-
-    ACCEPT = "accept"
-    REJECT = "reject"
-    IGNORE = "ignore"
 
 
 if TYPE_CHECKING:
@@ -203,6 +196,7 @@ class _Engine(Pubsub):
 
     def __init__(self, host: GuardedHost, router: GossipSub, topic_prefix: str) -> None:
         super().__init__(host, router, max_inbound_rpc_size=RPC_BYTES_MAX)
+        self._network = cast("GuardedSwarm", host.get_network())
         self.channels: dict[str, TopicChannel] = {}
         self.validate: dict[str, Validator] = {}
         self._topic_prefix = topic_prefix
@@ -222,6 +216,7 @@ class _Engine(Pubsub):
             await self._read_rpcs(stream, peer)
         except RemoteProtocolError as error:
             _log.debug("hanging up on %s: %s", peer, error)
+            self._network.ban(peer, BAN_S)
             await self.host.disconnect(peer)
         finally:
             if self._reading.get(peer) is stream:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import trio
 from libp2p.kad_dht.common import PROTOCOL_ID as LIBRARY_PROTOCOL_ID
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.kad_dht.provider_store import ProviderStore
+from libp2p.kad_dht.value_store import ValueStore
 from libp2p.peer.id import ID
 from libp2p.tools.anyio_service import background_trio_service
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from libp2p.abc import INetStream
     from libp2p.custom_types import StreamHandlerFn, TProtocol
+    from libp2p.kad_dht.pb.kademlia_pb2 import Record
+    from libp2p.peer.peerinfo import PeerInfo
 
     from ledger.core.encoding import NetworkId
     from p2p.hardening import GuardedHost
@@ -41,6 +45,7 @@ STREAM_TIMEOUT_S: Final = 10.0
 STREAMS_PER_PEER_MAX: Final = 2
 STREAMS_MAX: Final = 64
 FOUND_MAX: Final = 64
+KEYS_MAX: Final = 4096
 _MULTIHASH_SHA256: Final = bytes((0x12, 0x20))
 
 
@@ -100,6 +105,8 @@ class _Table(KadDHT):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - the library's long signature
         super().__init__(*args, **kwargs)
         self._inbound_limiter = trio.CapacityLimiter(STREAMS_MAX)
+        self.provider_store = _Providers(self.host, self.peer_routing)
+        self.value_store = _NoValues(self.host, self.local_peer_id)
         self._streams: Counter[ID] = Counter()
 
     async def handle_stream(self, stream: INetStream) -> None:
@@ -118,6 +125,22 @@ class _Table(KadDHT):
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
+
+
+class _Providers(ProviderStore):
+    """The library's records with a limit on the keys that strangers can fill."""
+
+    def add_provider(self, key: bytes, provider: PeerInfo) -> None:
+        """Keep a record, unless KEYS_MAX other keys are kept already."""
+        if key in self.providers or len(self.providers) < KEYS_MAX:
+            super().add_provider(key, provider)
+
+
+class _NoValues(ValueStore):
+    """We keep providers only: a store of strangers' values is one more thing to fill."""
+
+    def put_record(self, key: bytes, record: Record) -> None:
+        """Forget it at once."""
 
 
 class _Renamed:
