@@ -184,7 +184,7 @@ def fault_line(genesis: Genesis) -> str:
         needed = "it is" if count == 1 else f"{genesis.quorum} of them are"
         return (
             f"{noun}, no fault tolerated: nothing is settled unless {needed} there, "
-            "and a lying witness is noticed but not outvoted (4 witnesses tolerate one)"
+            "and a lie is noticed but not outvoted (4 tolerate one)"
         )
     return f"{noun} tolerate {genesis.faults} that are away or lie; {genesis.quorum} must agree"
 
