@@ -1,0 +1,277 @@
+"""Headers, blocks, proposals, votes and certificates (SPEC.md §6): layout, bounds, signatures."""
+
+import struct
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ledger.core.block import (
+    BLOCK_ENTRIES_MAX,
+    HEADER_BYTES,
+    NO_BLOCK,
+    NO_ROOT,
+    STATE_ROOT_INTERVAL,
+    Block,
+    Certificate,
+    FinalBlock,
+    Header,
+    Proposal,
+    Vote,
+    sign_proposal,
+    sign_vote,
+)
+from ledger.core.encoding import Kind, WireError, digest, signing_bytes
+from ledger.core.entries import Expire, Transfer
+from ledger.core.genesis import TIME_MS_MAX
+from ledger.core.votes import SLOT_MAX, VOTE_BYTES
+from tests.core.ledger.ledger_forge import ALICE, BOB, WITNESSES, Forge, genesis
+
+FORGE = Forge()
+FINAL = FORGE.block([FORGE.sign(ALICE, Transfer(BOB.account, 5)), FORGE.sign(BOB, Expire(b"x" * 32))])
+HEADER = FINAL.header
+GENESIS = FORGE.genesis
+HASH = HEADER.hash(GENESIS.network_id)
+LATER = replace(HEADER, slot=9, height=7, parent_slot=8, parent_hash=b"p" * 32)
+
+
+def test_header_layout() -> None:
+    encoded = HEADER.encode()
+    assert len(encoded) == HEADER_BYTES == 145
+    assert encoded == (
+        struct.pack(">BIQQQ", 1, 0, 1, 1, 0)
+        + HEADER.parent_hash
+        + struct.pack(">QQ", HEADER.time_ms, 2)
+        + HEADER.log_root
+        + HEADER.state_root
+        + struct.pack(">I", 2)
+    )
+    assert Header.decode(encoded) == HEADER
+    assert digest(signing_bytes(Kind.PROPOSAL, GENESIS.network_id, encoded)) == HASH
+
+
+def test_the_hash_differs_on_another_network() -> None:
+    assert HEADER.hash(genesis(name="another").network_id) != HASH
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": -1},
+        {"epoch": 1 << 32},
+        {"slot": 8},
+        {"slot": SLOT_MAX + 1},
+        {"height": 0},
+        {"height": 10},
+        {"height": 1},
+        {"parent_slot": -1},
+        {"parent_slot": 0},
+        {"parent_hash": NO_BLOCK},
+        {"parent_hash": b"short"},
+        {"time_ms": -1},
+        {"time_ms": TIME_MS_MAX + 1},
+        {"tree_size": 1},
+        {"tree_size": TIME_MS_MAX + 1},
+        {"log_root": b"short"},
+        {"state_root": b"short"},
+        {"state_root": b"r" * 32},
+        {"count": -1},
+        {"count": BLOCK_ENTRIES_MAX + 1, "tree_size": BLOCK_ENTRIES_MAX + 1},
+    ],
+    ids=lambda change: "-".join(f"{name}" for name in change),
+)
+def test_header_bounds(change: dict[str, Any]) -> None:
+    with pytest.raises(WireError):
+        replace(LATER, **change)
+
+
+def test_header_bytes() -> None:
+    encoded = HEADER.encode()
+    for broken in (b"", encoded[:-1], encoded + b"\0", b"\0" + encoded[1:], b"\2" + encoded[1:]):
+        with pytest.raises(WireError):
+            Header.decode(broken)
+
+
+def test_the_first_block_and_only_it_has_no_parent() -> None:
+    for change in ({"parent_hash": b"p" * 32}, {"slot": 3, "parent_slot": 2}):
+        with pytest.raises(WireError, match="first block"):
+            replace(HEADER, **change)
+    assert replace(HEADER, slot=3).height == 1
+
+
+def test_a_state_root_stands_where_the_interval_says() -> None:
+    height = STATE_ROOT_INTERVAL
+    at = replace(LATER, slot=height + 1, height=height, parent_slot=height, state_root=b"r" * 32)
+    assert Header.decode(at.encode()) == at
+    with pytest.raises(WireError, match="state root"):
+        replace(at, height=height - 1)
+    assert HEADER.state_root == NO_ROOT
+
+
+def test_block_and_proposal_round_trip() -> None:
+    block = FINAL.block
+    assert Block.decode(block.encode()) == block
+    proposal = sign_proposal(WITNESSES[1], GENESIS, block)
+    assert Proposal.decode(proposal.encode()) == proposal
+    assert proposal.block == block
+    assert proposal.verify(GENESIS)
+    assert not proposal.verify(genesis(4, name="another"))
+    assert not sign_proposal(WITNESSES[2], GENESIS, block).verify(GENESIS), "not the leader of slot 1"
+    for decode, encoded in ((Block.decode, block.encode()), (Proposal.decode, proposal.encode())):
+        for broken in (b"", encoded[:-1], encoded + b"\0", encoded[:200]):
+            with pytest.raises(WireError):
+                decode(broken)
+
+
+def test_a_block_holds_as_many_entries_as_its_header_counts() -> None:
+    with pytest.raises(WireError):
+        Block(HEADER, FINAL.entries[:1])
+    with pytest.raises(WireError):
+        Proposal(HEADER, FINAL.entries[:1], bytes(64))
+    with pytest.raises(WireError):
+        Proposal(HEADER, FINAL.entries, bytes(63))
+    with pytest.raises(WireError):
+        FinalBlock(HEADER, FINAL.entries[:1], FINAL.certificate)
+
+
+@pytest.mark.parametrize("kind", [Kind.NOTAR, Kind.SKIP, Kind.FINAL])
+def test_votes(kind: Kind) -> None:
+    block_hash = NO_BLOCK if kind is Kind.SKIP else HASH
+    vote = sign_vote(WITNESSES[0], GENESIS, kind, slot=4, block_hash=block_hash)
+    encoded = vote.encode()
+    assert len(encoded) == VOTE_BYTES == 141
+    assert encoded[:45] == struct.pack(">BIQ", kind, 0, 4) + block_hash
+    assert Vote.decode(encoded) == vote
+    assert vote.verify(GENESIS)
+    assert not vote.verify(genesis(4, name="another"))
+    assert not replace(vote, slot=5).verify(GENESIS)
+    assert not replace(vote, epoch=1).verify(GENESIS)
+    assert not replace(vote, witness=WITNESSES[1].account).verify(GENESIS)
+    stranger = sign_vote(ALICE, GENESIS, kind, slot=4, block_hash=block_hash)
+    assert not stranger.verify(GENESIS)
+    for broken in (b"", encoded[:-1], encoded + b"\0", b"\1" + encoded[1:]):
+        with pytest.raises(WireError):
+            Vote.decode(broken)
+
+
+def test_a_vote_of_one_kind_is_no_vote_of_another() -> None:
+    notar = sign_vote(WITNESSES[0], GENESIS, Kind.NOTAR, slot=4, block_hash=HASH)
+    assert not replace(notar, kind=Kind.FINAL).verify(GENESIS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": Kind.ENTRY},
+        {"kind": Kind.SKIP},
+        {"slot": 0},
+        {"slot": SLOT_MAX + 1},
+        {"epoch": -1},
+        {"block_hash": NO_BLOCK},
+        {"block_hash": b"short"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_subject_bounds(change: dict[str, Any]) -> None:
+    vote = sign_vote(WITNESSES[0], GENESIS, Kind.NOTAR, slot=4, block_hash=HASH)
+    with pytest.raises(WireError):
+        replace(vote, **change)
+    with pytest.raises(WireError):
+        replace(FINAL.certificate, **change)
+    subject: dict[str, Any] = {"kind": Kind.NOTAR, "slot": 4, "block_hash": HASH}
+    with pytest.raises(WireError):
+        sign_vote(WITNESSES[0], GENESIS, **(subject | change))
+
+
+def test_vote_lengths() -> None:
+    vote = sign_vote(WITNESSES[0], GENESIS, Kind.NOTAR, slot=4, block_hash=HASH)
+    for change in ({"witness": b"short"}, {"signature": b"short"}):
+        with pytest.raises(WireError):
+            replace(vote, **change)
+
+
+def final_votes(*witnesses: int) -> list[Vote]:
+    return [sign_vote(WITNESSES[w], GENESIS, Kind.FINAL, slot=1, block_hash=HASH) for w in witnesses]
+
+
+def test_certificate_from_votes_in_any_order() -> None:
+    certificate = Certificate.from_votes(final_votes(3, 0, 2, 0), GENESIS)
+    assert certificate.signers == 0b1101
+    assert certificate.verify(GENESIS)
+    assert certificate == Certificate.from_votes(final_votes(0, 2, 3), GENESIS)
+    assert list(certificate.votes(GENESIS)) == final_votes(0, 2, 3)
+    encoded = certificate.encode()
+    assert len(encoded) == 1 + 4 + 8 + 32 + 8 + 3 * 64
+    assert Certificate.decode(encoded) == certificate
+    for broken in (b"", encoded[:-1], encoded + b"\0"):
+        with pytest.raises(WireError):
+            Certificate.decode(broken)
+
+
+def test_what_makes_no_certificate() -> None:
+    stranger = sign_vote(ALICE, GENESIS, Kind.FINAL, slot=1, block_hash=HASH)
+    other = sign_vote(WITNESSES[3], GENESIS, Kind.NOTAR, slot=1, block_hash=HASH)
+    for votes in (
+        [],
+        final_votes(0, 1),
+        [*final_votes(0, 1), stranger],
+        [*final_votes(0, 1, 2), stranger],
+        [*final_votes(0, 1, 2), other],
+    ):
+        with pytest.raises(ValueError, match="certificate"):
+            Certificate.from_votes(votes, GENESIS)
+
+
+def test_a_certificate_needs_a_quorum_of_right_signatures() -> None:
+    good = Certificate.from_votes(final_votes(0, 1, 2), GENESIS)
+    assert good.verify(GENESIS)
+    assert not good.verify(genesis(4, name="another"))
+    assert not replace(good, signers=0b1011).verify(GENESIS), "signatures of other witnesses"
+    assert not replace(good, signers=0b11, signatures=good.signatures[:2]).verify(GENESIS)
+    assert not replace(good, signatures=(*good.signatures[:2], bytes(64))).verify(GENESIS)
+    assert not replace(good, signatures=(good.signatures[0],) * 3).verify(GENESIS)
+    beyond = replace(good, signers=0b10011)
+    assert not beyond.verify(GENESIS)
+    with pytest.raises(ValueError, match="beyond"):
+        beyond.votes(GENESIS)
+    everyone = Certificate.from_votes(final_votes(0, 1, 2, 3), GENESIS)
+    assert everyone.verify(GENESIS)
+
+
+def test_certificate_bounds() -> None:
+    good = FINAL.certificate
+    for change in (
+        {"signers": 0, "signatures": ()},
+        {"signers": 1},
+        {"signers": 1 << 64, "signatures": good.signatures[:1]},
+        {"signatures": (*good.signatures[:2], b"short")},
+    ):
+        with pytest.raises(WireError):
+            replace(good, **change)
+
+
+def test_final_block() -> None:
+    assert FinalBlock.decode(FINAL.encode()) == FINAL
+    assert FINAL.is_final
+    assert FINAL.verify(GENESIS)
+    assert not FINAL.verify(genesis(4, name="another"))
+    encoded = FINAL.encode()
+    for broken in (b"", encoded[:-1], encoded + b"\0"):
+        with pytest.raises(WireError):
+            FinalBlock.decode(broken)
+    notarised = FORGE.certify(HEADER, Kind.NOTAR)
+    assert not replace(FINAL, certificate=notarised).is_final
+    assert replace(FINAL, certificate=notarised).verify(GENESIS)
+    other = FORGE.certify(replace(HEADER, time_ms=HEADER.time_ms + 1))
+    assert not replace(FINAL, certificate=other).verify(GENESIS), "a certificate for another header"
+
+
+def test_a_final_block_does_not_carry_a_foreign_certificate() -> None:
+    skip = [sign_vote(w, GENESIS, Kind.SKIP, slot=1) for w in WITNESSES[:3]]
+    for certificate in (
+        Certificate.from_votes(skip, GENESIS),
+        replace(FINAL.certificate, slot=2),
+        replace(FINAL.certificate, epoch=1),
+    ):
+        with pytest.raises(WireError):
+            replace(FINAL, certificate=certificate)

@@ -1,0 +1,114 @@
+"""The Merkle log (SPEC.md §5) against the recursive definition of RFC 6962, and every proof of small logs."""
+
+from itertools import pairwise
+
+import pytest
+
+from ledger.core.encoding import digest
+from ledger.core.merkle import (
+    EMPTY_ROOT,
+    MerkleLog,
+    Peaks,
+    leaf_hash,
+    verify_consistency,
+    verify_inclusion,
+)
+
+LEAVES = [bytes((n,)) * n for n in range(67)]
+
+
+def tree_hash(leaves: list[bytes]) -> bytes:
+    """RFC 6962 §2.1, word for word."""
+    if not leaves:
+        return digest(b"")
+    if len(leaves) == 1:
+        return digest(b"\0", leaves[0])
+    cut = 1
+    while cut * 2 < len(leaves):
+        cut *= 2
+    return digest(b"\1", tree_hash(leaves[:cut]), tree_hash(leaves[cut:]))
+
+
+LOG = MerkleLog(LEAVES)
+ROOTS = [tree_hash(LEAVES[:size]) for size in range(len(LEAVES) + 1)]
+
+
+def test_roots_are_those_of_the_definition() -> None:
+    assert [LOG.root(size) for size in range(len(LEAVES) + 1)] == ROOTS
+    assert ROOTS[0] == EMPTY_ROOT == MerkleLog().root() == Peaks().root()
+    assert LOG.size == len(LEAVES)
+
+
+def test_peaks_agree_with_the_log_however_they_are_extended() -> None:
+    for size in range(len(LEAVES) + 1):
+        peaks = MerkleLog(LEAVES[:size]).peaks()
+        assert (peaks.size, peaks.root()) == (size, ROOTS[size])
+        assert peaks.extend(LEAVES[size:]) == LOG.peaks()
+        assert peaks == Peaks().extend(LEAVES[:size])
+
+
+def test_append_hash_is_append_of_the_leaf() -> None:
+    log = MerkleLog()
+    assert [log.append_hash(leaf_hash(leaf)) for leaf in LEAVES] == list(range(len(LEAVES)))
+    assert log.root() == LOG.root()
+
+
+def test_every_inclusion_proof_holds_for_its_place_only() -> None:
+    for size in range(1, len(LEAVES) + 1):
+        for index in range(size):
+            path, leaf = LOG.inclusion_proof(index, size), leaf_hash(LEAVES[index])
+            assert verify_inclusion(index, size, leaf, path, ROOTS[size])
+            assert not verify_inclusion(index + 1, size, leaf, path, ROOTS[size])
+            assert not verify_inclusion(index, size, leaf_hash(b"other"), path, ROOTS[size])
+            assert not verify_inclusion(index, size, leaf, (*path, bytes(32)), ROOTS[size])
+            assert not verify_inclusion(index, size, leaf, path, ROOTS[size - 1])
+            if path:
+                assert not verify_inclusion(index, size, leaf, path[:-1], ROOTS[size])
+                assert not verify_inclusion(index, size, leaf, (path[0][:31], *path[1:]), ROOTS[size])
+
+
+def test_every_consistency_proof_holds_for_its_sizes_only() -> None:
+    for size in range(len(LEAVES) + 1):
+        for old in range(size + 1):
+            path = LOG.consistency_proof(old, size)
+            assert verify_consistency(old, size, path, ROOTS[old], ROOTS[size])
+            assert not verify_consistency(old, size, path, bytes(32), ROOTS[size])
+            if old:  # the empty log begins every log, so there the new root proves nothing
+                assert not verify_consistency(old, size, path, ROOTS[old], bytes(32))
+            assert not verify_consistency(old, size, (*path, bytes(32)), ROOTS[old], ROOTS[size])
+            if path:
+                assert not verify_consistency(old, size, path[:-1], ROOTS[old], ROOTS[size])
+
+
+def test_another_history_is_not_consistent() -> None:
+    forked = MerkleLog([*LEAVES[:9], b"fork", *LEAVES[10:]])
+    for old in range(10, len(LEAVES)):
+        path = forked.consistency_proof(old)
+        assert not verify_consistency(old, len(LEAVES), path, ROOTS[old], forked.root())
+
+
+def test_a_node_cannot_pass_for_a_leaf() -> None:
+    """Second preimage: the bytes of an inner node, taken as a leaf, hash to something else."""
+    left, right = leaf_hash(LEAVES[0]), leaf_hash(LEAVES[1])
+    assert leaf_hash(left + right) != ROOTS[2]
+    assert not verify_inclusion(0, 1, leaf_hash(left + right), (), ROOTS[2])
+
+
+def test_places_beyond_the_log_are_errors() -> None:
+    for call in (
+        lambda: LOG.root(len(LEAVES) + 1),
+        lambda: LOG.root(-1),
+        lambda: LOG.inclusion_proof(5, 5),
+        lambda: LOG.inclusion_proof(-1),
+        lambda: LOG.consistency_proof(6, 5),
+        lambda: LOG.consistency_proof(-1, 5),
+    ):
+        with pytest.raises(IndexError):
+            call()
+    assert not verify_inclusion(-1, 5, bytes(32), (), bytes(32))
+    assert not verify_consistency(-1, 5, (), bytes(32), bytes(32))
+    assert not verify_consistency(3, 5, (), bytes(32), bytes(32))
+
+
+def test_roots_differ_from_size_to_size() -> None:
+    assert all(one != other for one, other in pairwise(ROOTS))
