@@ -48,20 +48,11 @@ _log = logging.getLogger(__name__)
 class ConsensusLinks:
     """The ledger's `Links`: sends to any other witness of the network, and delivers what they send.
 
-    `deliver(sender, message)` must not block; it is called for each message of another witness. Constructing
-    starts nothing: `run` serves and connects until it is cancelled.
+    Constructing starts nothing: `run` serves and connects until it is cancelled.
     """
 
-    def __init__(
-        self,
-        host: Connector,
-        me: AccountId,
-        witnesses: Sequence[AccountId],
-        deliver: Callable[[AccountId, bytes], None],
-    ) -> None:
+    def __init__(self, host: Connector, me: AccountId, witnesses: Sequence[AccountId]) -> None:
         self._host = host
-        self._me = me
-        self._deliver = deliver
         self._out = {account: _Outbox(account) for account in witnesses if account != me}
 
     @property
@@ -80,11 +71,22 @@ class ConsensusLinks:
             return
         outbox.put(message)
 
-    async def run(self) -> None:
-        """Serve other witnesses and keep a channel open to each, until cancelled."""
+    async def run(self, deliver: Callable[[AccountId, bytes], None]) -> None:
+        """Serve other witnesses and keep a channel open to each, until cancelled.
+
+        `deliver(sender, message)` is called for each message of another witness; it must not block.
+        """
+
+        async def receive_all(channel: Channel) -> None:
+            if channel.peer not in self._out:
+                _log.warning("consensus: %s is no witness of this network; refused", peer_id(channel.peer))
+                return
+            async for message in channel:
+                deliver(channel.peer, message)
+
         self._host.serve(
             CONSENSUS,
-            self._receive_all,
+            receive_all,
             frame_bytes_max=MESSAGE_BYTES_MAX,
             streams_per_peer_max=STREAMS_PER_WITNESS_MAX,
         )
@@ -93,13 +95,6 @@ class ConsensusLinks:
                 nursery.start_soon(self._keep_connected, outbox)
             if not self._out:  # the only witness: nobody to send to, and still a task to own
                 nursery.start_soon(trio.sleep_forever)
-
-    async def _receive_all(self, channel: Channel) -> None:
-        if channel.peer not in self._out:
-            _log.warning("consensus: %s is no witness of this network; refused", peer_id(channel.peer))
-            return
-        async for message in channel:
-            self._deliver(channel.peer, message)
 
     async def _keep_connected(self, outbox: _Outbox) -> None:
         backoff_s = BACKOFF_S_MIN
