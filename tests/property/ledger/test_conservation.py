@@ -40,30 +40,32 @@ class Traffic:
             return self.random.choice(self.applied)
         signer = self.random.choice(PEOPLE)
         action: Action
-        if roll < 0.35 or not self.locks:
+        if roll < 0.35 or not self.locks or (roll < 0.95 and not self.state.open_locks()):
             action = self._opening(signer, time_ms)
         else:
             signer, action = self._closing(signer)
-        seq = self.state.account(signer.account).seq + self.random.choice((1, 1, 1, 1, 1, 1, 0, 2))
-        not_after_ms = self.random.choice((FOREVER_MS, FOREVER_MS, FOREVER_MS, time_ms, time_ms - 1))
-        fee = self.random.choice((0, 1, 1, 2, 50))
+        seq = self.state.account(signer.account).seq + self.random.choice((1,) * 18 + (0, 2))
+        not_after_ms = self.random.choice((FOREVER_MS,) * 18 + (time_ms, time_ms - 1))
+        fee = self.random.choice((0, 1, 1, 1, 1, 2, 50))
         return self.forge.sign(signer, action, seq=max(seq, 1), fee=fee, not_after_ms=not_after_ms)
 
     def _amount(self) -> int:
-        return self.random.choice((1, 10, 100, 400, 999, 1000, 1001))
+        return self.random.choice((1, 10, 100, 400, 5000, 5001))
 
     def _opening(self, signer: SigningKey, time_ms: int) -> Action:
-        other = self.random.choice(PEOPLE)
+        other = self.random.choice([p for p in PEOPLE if p is not signer] * 4 + [signer])
         if self.random.random() < 0.5:
             return Transfer(other.account, self._amount())
-        return Lock(other.account, self._amount(), time_ms + self.random.choice((0, 1, 2, 30)))
+        return Lock(other.account, self._amount(), time_ms + self.random.choice((0, 1, 2, 30, 30, 30, 200)))
 
     def _closing(self, signer: SigningKey) -> tuple[SigningKey, Action]:
-        lock_id, payer, payee = self.random.choice(self.locks)
+        still_open = {lock.lock_id for lock in self.state.open_locks()}
+        live = [lock for lock in self.locks if lock[0] in still_open]
+        lock_id, payer, payee = self.random.choice(live * 10 + self.locks)
         if self.random.random() < 0.3:
             return signer, Expire(lock_id)
         voucher_by = self.random.choice((payer, payer, payer, payee))
-        cumulative = self.random.choice((0, 1, 10, 400, 1001))
+        cumulative = self.random.choice((0, 1, 10, 100, 5001))
         action = self.forge.claim(voucher_by, lock_id, cumulative) if cumulative else Claim(lock_id, 0)
         return self.random.choice((payee, payee, payee, signer)), action
 
@@ -76,7 +78,7 @@ class Traffic:
 
 
 def new_traffic(seed: int) -> Traffic:
-    network = genesis(4, limits=((ALICE.account, 1000), (BOB.account, 500)), fee_min=seed % 2)
+    network = genesis(4, limits=tuple((person.account, 5000) for person in PEOPLE[:3]), fee_min=seed % 2)
     return Traffic(Random(seed), Forge(network))
 
 
@@ -92,7 +94,7 @@ def test_state_and_audit_agree_on_every_entry(seed: int) -> None:
         time_ms = forge.time_ms + random.choice((0, 1, 5))
         leader = forge.genesis.leader(height)
         accepted: list[Entry] = []
-        for _ in range(random.randrange(4)):
+        for _ in range(random.randrange(6)):
             entry = traffic.next_entry(time_ms)
             before = state.snapshot()
             result = state.apply(entry, time_ms, leader)
