@@ -1,0 +1,97 @@
+"""A verified chain together with its disk: what witness, follower and service share.
+
+The chain in memory runs ahead of the disk by the batch that is being written; everything that is told to
+others (`height`, `wait_beyond`, blocks, receipts) speaks of what is durable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ledger.core.block import FinalBlock
+from ledger.core.receipt import Receipt, receipt_for
+from ledger.store import Batch, Store, StoreFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.core.chain import Chain
+    from ledger.core.genesis import Genesis
+
+__all__ = ["RETRY_S", "Archive"]
+
+RETRY_S: Final = 2.0
+"""How long a full disk is left alone before the same batch is tried again."""
+BLOCKS_PER_READ: Final = 64
+READ_BYTES_MAX: Final = 1 << 20
+
+
+class Archive:
+    """One chain and its store. Opening replays the disk; `StoreError` if that fails."""
+
+    def __init__(self, store: Store, *, in_thread: bool = True) -> None:
+        """`in_thread` False writes in the caller's task: for tests on a mock clock, which cannot see threads."""
+        self.store = store
+        self.genesis: Genesis = store.genesis
+        self.chain: Chain = store.load_chain()
+        self.height = self.chain.tip.height
+        self.trouble = ""
+        """Why nothing can be written at present; empty when all is well."""
+        self._grown = trio.Event()
+        self._in_thread = in_thread
+        self._turn = trio.CapacityLimiter(1)
+
+    async def write(self, batch: Batch) -> None:
+        """Make `batch` durable, however long the disk takes: a full disk is tried again every RETRY_S.
+
+        Until then the caller waits, so nothing that depends on the batch leaves this node (SPEC.md §6).
+        """
+        while True:
+            try:
+                # Once begun, a write is awaited to its end even if this task is cancelled: half known is worse.
+                if self._in_thread:
+                    await trio.to_thread.run_sync(self.store.write, batch, limiter=self._turn)
+                else:
+                    self.store.write(batch)
+            except StoreFullError as error:
+                self.trouble = str(error)
+                await trio.sleep(RETRY_S)
+                continue
+            self.trouble = ""
+            break
+        if batch.blocks:
+            self.height = batch.blocks[-1].header.height
+            self._grown.set()
+            self._grown = trio.Event()
+
+    async def wait_beyond(self, height: int) -> None:
+        """Wait until the disk holds a block above `height`."""
+        while self.height <= height:
+            await self._grown.wait()
+
+    def receipt(self, entry_id: bytes) -> Receipt | None:
+        """The receipt of a final entry; None while it is not final."""
+        place = self.store.place(entry_id)
+        if place is None:
+            return None
+        holder = self.store.block(place.height)
+        final = holder
+        while final is not None and not final.is_final:
+            final = self.store.block(final.header.height + 1)
+        if holder is None or final is None:
+            return None
+        first = holder.header.tree_size - holder.header.count
+        return receipt_for(holder.entries[place.leaf - first], place.leaf, self.chain.log, final)
+
+    def blocks(self, from_height: int = 1, count: int | None = None) -> Iterator[FinalBlock]:
+        """Final blocks from a height on, `count` of them or all, read as they are asked for."""
+        at, left = from_height, self.height - from_height + 1 if count is None else count
+        while left > 0:
+            page = self.store.blocks(at, min(left, BLOCKS_PER_READ), READ_BYTES_MAX)
+            if not page:
+                return
+            for data in page:
+                yield FinalBlock.decode(data)
+            at, left = at + len(page), left - len(page)

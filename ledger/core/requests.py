@@ -1,0 +1,188 @@
+"""What anyone may ask a ledger service, and what it answers (SPEC.md §15).
+
+msgpack maps, because nothing here is signed: entries, blocks and receipts travel inside as their own signed bytes.
+A request is `{"op": name, …}`; an answer is `{"ok": {…}}` or `{"error": code, "detail": text}`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from ledger.core.block import FINAL_BLOCK_BYTES_MAX
+from ledger.core.encoding import WireError, pack, unpack
+from ledger.core.entries import ENTRY_BYTES_MAX
+from ledger.core.keys import ACCOUNT_BYTES, AccountId
+
+__all__ = [
+    "ANSWER_BYTES_MAX",
+    "BLOCKS_BYTES_MAX",
+    "BLOCKS_PER_ANSWER_MAX",
+    "LEDGER",
+    "REQUEST_BYTES_MAX",
+    "WAIT_MS_MAX",
+    "AccountOf",
+    "BlocksFrom",
+    "Head",
+    "LedgerRequest",
+    "LockOf",
+    "ReceiptOf",
+    "ServiceError",
+    "Submit",
+    "decode_answer",
+    "decode_request",
+    "encode_answer",
+    "encode_error",
+    "encode_request",
+    "field",
+]
+
+LEDGER: Final = "ledger"
+"""The protocol's name: /millrace/<network>/ledger/1."""
+REQUEST_BYTES_MAX: Final = 1024
+BLOCKS_PER_ANSWER_MAX: Final = 64
+BLOCKS_BYTES_MAX: Final = 256 << 10
+"""Blocks of one answer: about 1,200 entries, a tenth of a second of signature checks. One block may be larger."""
+ANSWER_BYTES_MAX: Final = max(BLOCKS_BYTES_MAX, FINAL_BLOCK_BYTES_MAX) + 4096
+WAIT_MS_MAX: Final = 25_000
+_HEIGHT_MAX: Final = 1 << 62
+
+
+class ServiceError(Exception):
+    """The service answered with an error: its `code` (SPEC.md §18) and a sentence."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Order this entry. Answer: status `waiting`, `final`, or `refused` with reason and detail."""
+
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the chain ends. Answer: height, slot, tree_size, time_ms, faults_tolerated, halted (text or empty)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksFrom:
+    """Final blocks from `height` on; if there is none yet, wait up to `wait_ms` for it. Answer: blocks."""
+
+    height: int
+    count: int = BLOCKS_PER_ANSWER_MAX
+    wait_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountOf:
+    """One account's line, as this node believes it. Answer: balance, limit, seq, height."""
+
+    account: AccountId
+
+
+@dataclass(frozen=True, slots=True)
+class LockOf:
+    """One lock. Answer: found, payer, payee, amount, expiry_ms, terms_hash, status, paid."""
+
+    lock_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptOf:
+    """The receipt of an entry. Answer: receipt (empty while the entry is not final)."""
+
+    entry_id: bytes
+
+
+LedgerRequest: TypeAlias = Submit | Head | BlocksFrom | AccountOf | LockOf | ReceiptOf
+
+
+def encode_request(request: LedgerRequest) -> bytes:
+    """The bytes of one request."""
+    match request:
+        case Submit(entry):
+            return pack({"op": "submit", "entry": entry})
+        case Head():
+            return pack({"op": "head"})
+        case BlocksFrom(height, count, wait_ms):
+            return pack({"op": "blocks", "height": height, "count": count, "wait_ms": wait_ms})
+        case AccountOf(account):
+            return pack({"op": "account", "account": account})
+        case LockOf(lock_id):
+            return pack({"op": "lock", "lock_id": lock_id})
+        case ReceiptOf(entry_id):
+            return pack({"op": "receipt", "entry_id": entry_id})
+
+
+def decode_request(data: bytes) -> LedgerRequest:
+    """The request in `data`; any other bytes are a `WireError`."""
+    fields = _fields(data, REQUEST_BYTES_MAX, "request")
+    name = field(fields, "op", str)
+    if name == "submit":
+        return Submit(_bytes(fields, "entry", 1, ENTRY_BYTES_MAX))
+    if name == "head":
+        return Head()
+    if name == "blocks":
+        height = _number(fields, "height", 1, _HEIGHT_MAX)
+        count = _number(fields, "count", 1, BLOCKS_PER_ANSWER_MAX)
+        return BlocksFrom(height, count, _number(fields, "wait_ms", 0, WAIT_MS_MAX))
+    if name == "account":
+        return AccountOf(AccountId(_bytes(fields, "account", ACCOUNT_BYTES, ACCOUNT_BYTES)))
+    if name == "lock":
+        return LockOf(_bytes(fields, "lock_id", 32, 32))
+    if name == "receipt":
+        return ReceiptOf(_bytes(fields, "entry_id", 32, 32))
+    raise WireError(f"request: unknown operation {name[:40]!r}")
+
+
+def encode_answer(fields: dict[str, Any]) -> bytes:
+    """A good answer."""
+    return pack({"ok": fields})
+
+
+def encode_error(code: str, detail: str) -> bytes:
+    """An answer that says why there is none."""
+    return pack({"error": code, "detail": detail[:500]})
+
+
+def decode_answer(data: bytes) -> dict[str, Any]:
+    """The fields of a good answer; `ServiceError` if it is an error, `WireError` if it is no answer at all."""
+    fields = _fields(data, ANSWER_BYTES_MAX, "answer")
+    if "error" in fields:
+        raise ServiceError(field(fields, "error", str)[:40], field(fields, "detail", str)[:500])
+    found: dict[str, Any] = field(fields, "ok", dict)
+    return found
+
+
+def field(fields: dict[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - of type `kind`, checked here
+    """The value of `name`, of exactly type `kind`; `WireError` if it is missing or of another."""
+    value = fields.get(name)
+    if type(value) is not kind:
+        raise WireError(f"field {name!r} is missing or not {kind.__name__}")
+    return value
+
+
+def _fields(data: bytes, bytes_max: int, what: str) -> dict[str, Any]:
+    fields = unpack(data, bytes_max=bytes_max)
+    if not isinstance(fields, dict):
+        raise WireError(f"{what}: not a map")
+    return fields
+
+
+def _number(fields: dict[str, Any], name: str, least: int, most: int) -> int:
+    value: int = field(fields, name, int)
+    if not least <= value <= most:
+        raise WireError(f"field {name!r} is {value}, allowed are {least} to {most}")
+    return value
+
+
+def _bytes(fields: dict[str, Any], name: str, least: int, most: int) -> bytes:
+    value: bytes = field(fields, name, bytes)
+    if not least <= len(value) <= most:
+        raise WireError(f"field {name!r} has {len(value)} bytes, allowed are {least} to {most}")
+    return value

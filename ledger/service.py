@@ -1,0 +1,128 @@
+"""Answering anyone's questions about the ledger (SPEC.md §15): any bytes in, an answer out, never an exception."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from ledger.core.encoding import WireError
+from ledger.core.entries import decode_entry
+from ledger.core.requests import (
+    BLOCKS_BYTES_MAX,
+    AccountOf,
+    BlocksFrom,
+    Head,
+    LedgerRequest,
+    LockOf,
+    ReceiptOf,
+    Submit,
+    decode_request,
+    encode_answer,
+    encode_error,
+)
+from ledger.core.state import Reason
+from ledger.store import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ledger.archive import Archive
+    from ledger.core.entries import Entry
+    from ledger.core.keys import AccountId
+    from ledger.core.state import Refusal
+
+__all__ = ["IN_FLIGHT_MAX", "IN_FLIGHT_PER_PEER_MAX", "LedgerService"]
+
+IN_FLIGHT_PER_PEER_MAX: Final = 16
+IN_FLIGHT_MAX: Final = 1024
+
+
+class LedgerService:
+    """Serves one archive. With `submit`, a witness's door, entries are taken too; without it, reads only."""
+
+    def __init__(
+        self, archive: Archive, submit: Callable[[Entry], Awaitable[Refusal | None]] | None = None
+    ) -> None:
+        self._archive = archive
+        self._submit = submit
+        self._in_flight: Counter[AccountId] = Counter()
+
+    async def answer(self, peer: AccountId, request: bytes) -> bytes:
+        """The answer to `request`, whatever its bytes are: an error answer says what is wrong with it."""
+        if self._in_flight[peer] >= IN_FLIGHT_PER_PEER_MAX or self._in_flight.total() >= IN_FLIGHT_MAX:
+            return encode_error(
+                "busy", f"{self._in_flight[peer]} requests of yours are open; wait for answers"
+            )
+        self._in_flight[peer] += 1
+        try:
+            return encode_answer(await self._answer(decode_request(request)))
+        except WireError as error:
+            return encode_error("bad_request", str(error))
+        except StoreError:
+            return encode_error("unavailable", "this node cannot read its ledger file")
+        finally:
+            self._in_flight[peer] -= 1
+            if not self._in_flight[peer]:
+                del self._in_flight[peer]
+
+    async def _answer(self, request: LedgerRequest) -> dict[str, Any]:
+        match request:
+            case Submit(data):
+                return await self._take(decode_entry(data))
+            case Head():
+                return self._head()
+            case BlocksFrom():
+                return await self._blocks(request)
+            case AccountOf(account):
+                found = self._archive.chain.state.account(account)
+                line = {"balance": found.balance, "limit": found.limit, "seq": found.seq}
+                return line | {"height": self._archive.chain.tip.height}
+            case LockOf(lock_id):
+                return self._lock(lock_id)
+            case ReceiptOf(entry_id):
+                receipt = self._archive.receipt(entry_id)
+                return {"receipt": b"" if receipt is None else receipt.encode()}
+
+    async def _take(self, entry: Entry) -> dict[str, Any]:
+        if self._submit is None:
+            return {"status": "refused", "reason": Reason.BUSY, "detail": "this node is no witness"}
+        refusal = await self._submit(entry)
+        if refusal is None:
+            return {"status": "waiting"}
+        if refusal.reason is Reason.REPEAT:
+            return {"status": "final"}
+        return {"status": "refused", "reason": refusal.reason, "detail": refusal.detail}
+
+    def _head(self) -> dict[str, Any]:
+        tip = self._archive.chain.tip
+        return {
+            "height": self._archive.height,
+            "slot": tip.slot,
+            "tree_size": self._archive.chain.log.size,
+            "time_ms": tip.time_ms,
+            "faults_tolerated": self._archive.genesis.faults,
+            "halted": self._archive.trouble,
+        }
+
+    async def _blocks(self, request: BlocksFrom) -> dict[str, Any]:
+        if request.wait_ms and self._archive.height < request.height:
+            with trio.move_on_after(request.wait_ms / 1000):
+                await self._archive.wait_beyond(request.height - 1)
+        return {"blocks": self._archive.store.blocks(request.height, request.count, BLOCKS_BYTES_MAX)}
+
+    def _lock(self, lock_id: bytes) -> dict[str, Any]:
+        lock = self._archive.chain.state.lock(lock_id)
+        if lock is None:
+            return {"found": False}
+        return {
+            "found": True,
+            "payer": lock.payer,
+            "payee": lock.payee,
+            "amount": lock.amount,
+            "expiry_ms": lock.expiry_ms,
+            "terms_hash": lock.terms_hash,
+            "status": lock.status.value,
+            "paid": lock.paid,
+        }

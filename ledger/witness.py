@@ -1,0 +1,272 @@
+"""A witness at work: the ordering machine, its disk, its timers and its links to the other witnesses (SPEC.md §6).
+
+One task feeds the machine and carries out what it answers. Per round of events: 1 votes, blocks and evidence become
+durable in one transaction; 2 messages leave; 3 whoever waits is told. A crash before 1 loses only what nobody has
+seen; after 1, the restarted machine repeats its votes and never contradicts them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from ledger.core.events import (
+    Accuse,
+    Action,
+    Broadcast,
+    CatchUp,
+    CaughtUp,
+    Event,
+    Finalised,
+    Judged,
+    Now,
+    PersistVote,
+    Received,
+    Send,
+    Submitted,
+    Tick,
+    WakeAt,
+)
+from ledger.core.keys import peer_id
+from ledger.core.simplex import Simplex
+from ledger.core.state import Reason, Refusal
+from ledger.store import Batch
+from ledger.sync import Untrustworthy, pull_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ledger.archive import Archive
+    from ledger.core.entries import Entry
+    from ledger.core.keys import AccountId, SigningKey
+    from ledger.sync import Request
+
+__all__ = ["INBOX_BYTES_MAX", "INBOX_MESSAGES_MAX", "Links", "Witness"]
+
+INBOX_MESSAGES_MAX: Final = 1024
+INBOX_BYTES_MAX: Final = 4 << 20
+"""Per sender: a flood by one witness pushes out that witness's own messages only."""
+SUBMISSIONS_MAX: Final = 4096
+EVENTS_PER_ROUND_MAX: Final = 256
+"""How many events share one transaction: more would make early ones wait for late ones."""
+CATCH_UP_S: Final = 2.0
+"""How long the other witnesses are asked, at the start, for blocks that we missed."""
+LOOK_ROUND_S: Final = 5.0
+"""How often an idle witness compares its head with another one's."""
+
+_log = logging.getLogger(__name__)
+
+
+class Links(Protocol):
+    """How messages reach the other witnesses. They may be lost; the machine repeats what matters."""
+
+    async def send(self, to: AccountId, message: bytes) -> None:
+        """Send, or drop; never raise for a witness that cannot be reached, never wait for one."""
+
+
+class _Submission:
+    """An entry whose sender waits for the machine's judgement."""
+
+    __slots__ = ("done", "entry", "refusal")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.refusal: Refusal | None = None
+        self.done = trio.Event()
+
+
+class Witness:
+    """One of the network's witnesses. `run` orders entries until it is cancelled."""
+
+    def __init__(
+        self,
+        key: SigningKey,
+        archive: Archive,
+        links: Links,
+        request: Request,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """`request` asks other witnesses' ledger services; `clock_ms` reads Unix milliseconds. Starts nothing."""
+        if key.account not in archive.genesis.witnesses:
+            raise ValueError(f"{peer_id(key.account)} is no witness of network {archive.genesis.name!r}")
+        self.archive = archive
+        self._me = key.account
+        self._others = tuple(account for account in archive.genesis.witnesses if account != key.account)
+        self._links = links
+        self._request = request
+        self._clock_ms = clock_ms
+        self._machine = Simplex(key, archive.chain, Now(0.0, clock_ms()), archive.store.load_saved())
+        last = archive.store.block(archive.height)
+        if last is not None:
+            self._machine.resume(last.certificate)
+        self._inbox: dict[AccountId, deque[bytes]] = {account: deque() for account in self._others}
+        self._inbox_bytes: dict[AccountId, int] = dict.fromkeys(self._others, 0)
+        self._submissions: deque[_Submission] = deque()
+        self._waiting: dict[bytes, list[_Submission]] = {}
+        self._caught_up: deque[CaughtUp] = deque()
+        self._work = trio.Event()
+        self._round_over = trio.Event()
+        self._behind: deque[AccountId] = deque(maxlen=1)
+        self._look = trio.Event()
+        self._wake_at_s: float | None = 0.0
+        self._is_ready = False
+
+    @property
+    def faults_tolerated(self) -> int:
+        """How many witnesses may lie or fail; 0 with fewer than four."""
+        return self._machine.faults_tolerated
+
+    @property
+    def trouble(self) -> str:
+        """Why this witness does not vote at present; empty when it does."""
+        if self.archive.trouble:
+            return self.archive.trouble
+        if not self._machine.remembers_all_votes:
+            return (
+                "the database is an older copy: votes that it lacks came back; it abstains from those slots"
+            )
+        return ""
+
+    def receive(self, sender: AccountId, message: bytes) -> None:
+        """Take a message of another witness. Never waits: over the sender's limits its oldest messages are dropped."""
+        inbox = self._inbox.get(sender)
+        if inbox is None:
+            return
+        inbox.append(message)
+        self._inbox_bytes[sender] += len(message)
+        while len(inbox) > INBOX_MESSAGES_MAX or self._inbox_bytes[sender] > INBOX_BYTES_MAX:
+            self._inbox_bytes[sender] -= len(inbox.popleft())
+        self._work.set()
+
+    async def submit(self, entry: Entry) -> Refusal | None:
+        """Ask for `entry` to be ordered: None if it waits for a block now, else why not."""
+        if self.archive.trouble or len(self._submissions) >= SUBMISSIONS_MAX:
+            return Refusal(Reason.BUSY, self.archive.trouble or "too many entries are being submitted")
+        submission = _Submission(entry)
+        self._submissions.append(submission)
+        self._work.set()
+        await submission.done.wait()
+        return submission.refusal
+
+    async def run(self) -> None:
+        """Catch up with the other witnesses, then order entries until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._order)
+            # Votes of this key that an old database lacks concern slots near the network's head: get there first.
+            with trio.move_on_after(CATCH_UP_S):
+                async with trio.open_nursery() as others:
+                    for other in self._others:
+                        others.start_soon(self._pull_from, other)
+            self._is_ready = True
+            self._work.set()
+            nursery.start_soon(self._pull_when_behind)
+
+    # The machine.
+
+    async def _order(self) -> None:
+        while True:
+            await self._carry_out(self._feed(self._take_events()))
+            self._round_over.set()
+            self._round_over = trio.Event()
+            with trio.move_on_at(self._wake_at_s if self._wake_at_s is not None else float("inf")):
+                await self._work.wait()
+            self._work = trio.Event()
+
+    def _take_events(self) -> list[Event]:
+        """The next round: a share of each sender's messages, submissions, and the timer if it is due."""
+        events: list[Event] = []
+        while self._caught_up:
+            events.append(self._caught_up.popleft())
+        if not self._is_ready:
+            return events
+        if self._wake_at_s is not None and trio.current_time() >= self._wake_at_s:
+            self._wake_at_s = None
+            events.append(Tick())
+        share = EVENTS_PER_ROUND_MAX // max(1, len(self._others))
+        for sender, inbox in self._inbox.items():
+            for _ in range(min(share, len(inbox))):
+                message = inbox.popleft()
+                self._inbox_bytes[sender] -= len(message)
+                events.append(Received(sender, message))
+        for _ in range(min(EVENTS_PER_ROUND_MAX, len(self._submissions))):
+            submission = self._submissions.popleft()
+            entry_id = submission.entry.entry_id(self.archive.genesis.network_id)
+            self._waiting.setdefault(entry_id, []).append(submission)
+            events.append(Submitted(submission.entry))
+        if self._submissions or any(self._inbox.values()):
+            self._work.set()
+        return events
+
+    def _feed(self, events: list[Event]) -> list[Action]:
+        now = Now(trio.current_time(), self._clock_ms())
+        actions: list[Action] = []
+        for event in events:
+            actions += self._machine.feed(event, now)
+        return actions
+
+    async def _carry_out(self, actions: list[Action]) -> None:
+        batch = Batch(
+            votes=tuple(action for action in actions if isinstance(action, PersistVote)),
+            blocks=tuple(action.block for action in actions if isinstance(action, Finalised)),
+            evidence=tuple(action.evidence for action in actions if isinstance(action, Accuse)),
+        )
+        if batch:
+            await self.archive.write(batch)  # 1: durable. It waits for as long as the disk refuses.
+        for action in actions:  # 2: sent. 3: told.
+            match action:
+                case Broadcast(message):
+                    for other in self._others:
+                        await self._links.send(other, message)
+                case Send(to, message):
+                    await self._links.send(to, message)
+                case Judged(entry_id, refusal):
+                    self._judge(entry_id, refusal)
+                case CatchUp(source):
+                    self._behind.append(source)
+                    self._look.set()
+                case Accuse(evidence):
+                    _log.error("witness %s signed two contradicting statements", peer_id(evidence.witness))
+                case WakeAt(at_s):
+                    self._wake_at_s = at_s
+                case _:
+                    pass
+
+    def _judge(self, entry_id: bytes, refusal: Refusal | None) -> None:
+        for submission in self._waiting.pop(entry_id, ()):
+            submission.refusal = refusal
+            submission.done.set()
+
+    # Catching up.
+
+    async def _pull_when_behind(self) -> None:
+        """Pull from whoever shows a higher final block; now and then look whether somebody has one."""
+        turn = 0
+        while True:
+            with trio.move_on_after(LOOK_ROUND_S):
+                await self._look.wait()
+            self._look = trio.Event()
+            if self._behind:
+                await self._pull_from(self._behind.popleft())
+            elif self._others:
+                turn += 1
+                await self._pull_from(self._others[turn % len(self._others)])
+
+    async def _pull_from(self, source: AccountId) -> None:
+        height = self.archive.chain.tip.height + 1
+        try:
+            while True:
+                blocks = await pull_blocks(self._request, source, self.archive.genesis, height, 0)
+                if not blocks:
+                    return
+                self._caught_up.append(CaughtUp(blocks))
+                self._work.set()
+                while self._caught_up:
+                    await self._round_over.wait()
+                height = blocks[-1].header.height + 1
+        except (ConnectionError, TimeoutError, trio.TooSlowError) as error:
+            _log.debug("witness: %s does not answer: %s", peer_id(source), error)
+        except Untrustworthy as error:
+            _log.warning("witness: %s sent a wrong block: %s", peer_id(source), error)
