@@ -46,9 +46,9 @@ class Picture:
                 yield Tile(left, top, right - left, bottom - top)
 
     def arguments(self, tile: Tile) -> tuple[str, ...]:
-        """What the render module is called with for one tile, the program's name first."""
+        """What the render module is called with for one tile."""
         numbers = (self.width, self.height, tile.x, tile.y, tile.columns, tile.rows, self.samples)
-        return ("render", *map(str, numbers))
+        return tuple(map(str, numbers))
 
     def png(self, tiles: Sequence[bytes]) -> bytes:
         """The picture as a PNG file (RFC 2083) from the modules' outputs, in the order of `tiles()`."""
