@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Group", "Hierarchy", "find_hierarchy"]
+__all__ = ["PREFIX", "Group", "Hierarchy", "find_hierarchy", "sweep"]
 
+PREFIX: Final = "millrace"
+"""Names of groups are this, the number of the node's process, and a serial number."""
 _CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 _V1_CONTROLLERS: Final = ("memory", "pids", "cpuacct")
 
@@ -90,6 +92,15 @@ class Hierarchy:
         return group
 
 
+def sweep(hierarchy: Hierarchy) -> None:
+    """Remove the groups that nodes left behind which were killed; their processes died with them."""
+    for parent in hierarchy.parents:
+        for folder in parent.glob(f"{PREFIX}-*-*"):
+            owner = folder.name.split("-")[1]
+            if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+                Group((folder,)).remove()
+
+
 def find_hierarchy(root: Path = _CGROUP_ROOT, own: Path = Path("/proc/self/cgroup")) -> Hierarchy | None:
     """The place below which this process may make groups with a memory and a process limit, or None.
 
@@ -118,7 +129,7 @@ def find_hierarchy(root: Path = _CGROUP_ROOT, own: Path = Path("/proc/self/cgrou
 
 
 def _can_make(parent: Path) -> bool:
-    probe = parent / f"millrace-probe-{os.getpid()}"
+    probe = parent / f"{PREFIX}-{os.getpid()}-probe"
     try:
         probe.mkdir()
         probe.rmdir()

@@ -20,7 +20,7 @@ import trio
 from executor import sandbox, selftest
 from executor.benchmark import BENCHMARK_FUEL, BENCHMARK_MODULE
 from executor.cache import Cache
-from executor.cgroups import Group, Hierarchy, find_hierarchy
+from executor.cgroups import PREFIX, Group, Hierarchy, find_hierarchy, sweep
 from executor.core.frames import FRAME_BYTES_MAX
 from executor.core.limits import CEILINGS, Limits
 from executor.core.module import check_module
@@ -29,7 +29,7 @@ from executor.core.runtime import RUNTIME, cache_key
 from executor.core.task import COMMAND_ENTRY, WasmTask
 from executor.core.wire import WireError
 from executor.selftest import Layer
-from executor.zygote import Child, ChildError, Zygote
+from executor.zygote import REPORT_BYTES_MAX, Child, ChildError, Zygote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Layer", "ModuleRefused", "Prepared", "Runner", "RunnerConfig", "open_runner"]
 
-COMPILE_CPU_S: Final = 6
 COMPILE_WALL_S: Final = 30.0
 COMPILE_DATA_BYTES: Final = 512 << 20
 ZYGOTE_OVERHEAD_BYTES: Final = 256 << 20
@@ -49,7 +48,7 @@ class RunnerConfig:
     """`slots` units run at once; `cache_dir` holds compiled modules (made with mode 0700).
 
     `zygotes_max` modules stay loaded, each until it was idle for `idle_s`; `ceilings` are the largest limits that a
-    task may ask for; `secrets` are paths that the self-test tries to reach from inside, the node's key for one.
+    task may ask for; compiling one module may take `compile_cpu_s`; `secrets` are paths that the self-test tries to reach from inside, the node's key for one.
     `use_bwrap` is for tests of machines without bubblewrap.
     """
 
@@ -57,6 +56,7 @@ class RunnerConfig:
     slots: int = 2
     zygotes_max: int = 4
     idle_s: float = 60.0
+    compile_cpu_s: int = 6
     ceilings: Limits = field(default_factory=lambda: CEILINGS)
     secrets: tuple[Path, ...] = ()
     use_bwrap: bool = True
@@ -97,6 +97,8 @@ async def open_runner(config: RunnerConfig) -> AsyncIterator[Runner]:
     key = cache_key(version("wasmtime"), platform.machine())
     cache = await trio.to_thread.run_sync(Cache, config.cache_dir, key)
     hierarchy = find_hierarchy()
+    if hierarchy is not None:
+        sweep(hierarchy)
     secrets = tuple(str(path) for path in (config.cache_dir.absolute(), *config.secrets))
     plan, layers = await selftest.choose_plan(site, hierarchy, secrets, use_bwrap=config.use_bwrap)
     async with trio.open_nursery() as nursery:
@@ -229,7 +231,7 @@ class Runner:
         self._make_room()
         memory = ZYGOTE_OVERHEAD_BYTES + self._config.slots * self._config.ceilings.memory_bytes
         process = self._launch({"mode": "serve"}, memory)
-        zygote = Zygote(Child(process), trio.CancelScope())
+        zygote = Zygote(Child(process, REPORT_BYTES_MAX), trio.CancelScope())
         self._zygotes[sha256] = zygote
         self._nursery.start_soon(zygote.serve, found[0])
         return zygote
@@ -252,7 +254,7 @@ class Runner:
         group: Group | None = None
         if self._hierarchy is not None:
             self._groups_made += 1
-            name = f"millrace-{os.getpid()}-{id(self):x}-{self._groups_made}"
+            name = f"{PREFIX}-{os.getpid()}-{id(self):x}-{self._groups_made}"
             group = self._hierarchy.create(name, memory_bytes=memory_bytes, processes=self._config.slots + 8)
         try:
             return sandbox.start(self._site, self._plan, group, settings)
@@ -263,19 +265,19 @@ class Runner:
 
     async def _compile(self, module: bytes) -> tuple[bytes, tuple[str, ...]]:
         """Compile in a process of its own, under limits of its own."""
-        settings = {"mode": "compile", "data_bytes": COMPILE_DATA_BYTES, "cpu_s": COMPILE_CPU_S}
-        child = Child(self._launch(settings, COMPILE_DATA_BYTES + ZYGOTE_OVERHEAD_BYTES))
+        settings = {"mode": "compile", "data_bytes": COMPILE_DATA_BYTES, "cpu_s": self._config.compile_cpu_s}
+        process = self._launch(settings, COMPILE_DATA_BYTES + ZYGOTE_OVERHEAD_BYTES)
+        child = Child(process, FRAME_BYTES_MAX)
         try:
             with trio.fail_after(COMPILE_WALL_S):
                 await child.send(module)
-                answers = aiter(child.frames(FRAME_BYTES_MAX))
-                head = json.loads(await anext(answers))
+                head = json.loads(await child.receive())
                 if "error" in head:
                     raise ModuleRefused(str(head["error"]))
-                return await anext(answers), tuple(head["exports"])
-        except (trio.TooSlowError, ChildError, StopAsyncIteration, ValueError) as error:
+                return await child.receive(), tuple(head["exports"])
+        except (trio.TooSlowError, ChildError, ValueError) as error:
             raise ModuleRefused(
-                f"the module does not compile within {COMPILE_CPU_S} CPU seconds and "
+                f"the module does not compile within {self._config.compile_cpu_s} CPU seconds and "
                 f"{COMPILE_DATA_BYTES >> 20} MiB ({child.why_it_ended()})"
             ) from error
         finally:

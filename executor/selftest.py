@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from executor import sandbox
-from executor.core.frames import Frames
 from executor.zygote import Child, ChildError
 
 if TYPE_CHECKING:
@@ -73,10 +72,10 @@ async def _probe(site: Site, plan: Plan, secrets: tuple[str, ...]) -> dict[str, 
     # A folder above the interpreter exists inside as well, and holds nothing else.
     paths = [path for path in _HOST_PATHS if not any(item.is_relative_to(path) for item in bound)]
     settings = {"mode": "probe", "paths": [*paths, *secrets], "write_path": write_path}
-    child = Child(sandbox.start(site, plan, None, settings))
+    child = Child(sandbox.start(site, plan, None, settings), _PROBE_BYTES_MAX)
     try:
         with trio.move_on_after(PROBE_S):
-            answer = await child.receive(Frames(_PROBE_BYTES_MAX))
+            answer = await child.receive()
             found: dict[str, Any] = json.loads(answer)
             return found
         raise ChildError(f"the self-test did not answer within {PROBE_S:g} s")

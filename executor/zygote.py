@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -17,13 +18,13 @@ from executor.core.outcome import OUTCOME_BYTES_MAX, Outcome, Status
 from executor.core.wire import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from executor.core.task import WasmTask
     from executor.sandbox import Process
 
-__all__ = ["Child", "ChildError", "Zygote"]
+__all__ = ["REPORT_BYTES_MAX", "Child", "ChildError", "Zygote"]
 
+REPORT_BYTES_MAX: Final = 4 + OUTCOME_BYTES_MAX
+"""The longest frame from a unit's parent: the unit's number and its outcome."""
 GRACE_S: Final = 5.0
 """How much later than the sandbox itself the node ends a unit whose wall time is over."""
 END_POLITE_S: Final = 0.5
@@ -39,9 +40,12 @@ class ChildError(Exception):
 class Child:
     """Frames to and from one sandboxed process, and its end."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, answer_bytes_max: int) -> None:
+        """`answer_bytes_max` bounds each frame from the child."""
         self._process = process
         self._sending = trio.Lock()
+        self._frames = Frames(answer_bytes_max)
+        self._complete: deque[bytes] = deque()
 
     async def send(self, body: bytes) -> None:
         """Write one frame. Cut short by cancellation, it ends the child: the rest of the stream is lost."""
@@ -49,11 +53,13 @@ class Child:
         async with self._sending:
             try:
                 while view:
+                    if self._process.stdin < 0:
+                        raise ChildError("the sandbox has ended")
                     try:
                         view = view[os.write(self._process.stdin, view) :]
                     except BlockingIOError:
                         await trio.lowlevel.wait_writable(self._process.stdin)
-            except BrokenPipeError as error:
+            except (BrokenPipeError, trio.ClosedResourceError) as error:
                 raise ChildError("the sandbox has ended") from error
             except trio.Cancelled:
                 self._process.kill()
@@ -68,27 +74,17 @@ class Child:
         except OSError:
             self._process.kill()
 
-    async def frames(self, bytes_max: int) -> AsyncIterator[bytes]:
-        """Frames from the child until it closes its end; `ChildError` when one is over `bytes_max`."""
-        frames = Frames(bytes_max)
-        while data := await self._read():
+    async def receive(self) -> bytes:
+        """The next frame; `ChildError` when the child has ended, or sent a longer one than it may."""
+        while not self._complete:
+            data = await self._read()
+            if not data:
+                raise ChildError(self.why_it_ended())
             try:
-                complete = frames.feed(data)
+                self._complete.extend(self._frames.feed(data))
             except WireError as error:
                 raise ChildError(f"the sandbox sent {error}") from error
-            for body in complete:
-                yield body
-
-    async def receive(self, frames: Frames) -> bytes:
-        """The next frame, for conversations that ask and answer in turns; `ChildError` when none comes."""
-        while data := await self._read():
-            try:
-                complete = frames.feed(data)
-            except WireError as error:
-                raise ChildError(f"the sandbox sent {error}") from error
-            if complete:
-                return complete[0]
-        raise ChildError(self.why_it_ended())
+        return self._complete.popleft()
 
     async def _read(self) -> bytes:
         while True:
@@ -109,6 +105,7 @@ class Child:
     async def end(self) -> None:
         """Make it end, politely first, and leave nothing behind: process, group, descriptors; even if cancelled."""
         with trio.CancelScope(shield=True):
+            trio.lowlevel.notify_closing(self._process.stdin)
             self._process.close_stdin()
             if not await self._ended_within(END_POLITE_S):
                 self._process.kill()
@@ -168,16 +165,16 @@ class Zygote:
                 await self._child.end()
 
     async def _talk(self, compiled: bytes) -> None:
-        frames = Frames(4 + OUTCOME_BYTES_MAX)
         with trio.move_on_after(START_S) as starting:
             await self._child.send(compiled)
-            first = await self._child.receive(frames)
+            first = await self._child.receive()
             if first != b"ready":
                 raise ChildError(first[:300].decode(errors="replace"))
             self._ready.set()
         if starting.cancelled_caught:
             raise ChildError(f"the sandbox was not ready within {START_S:g} s")
-        async for body in self._child.frames(4 + OUTCOME_BYTES_MAX):
+        while True:
+            body = await self._child.receive()
             waiting = self._waiting.pop(int.from_bytes(body[:4], "big"), None)
             if waiting is None:
                 continue  # a unit that was cancelled meanwhile
@@ -187,7 +184,6 @@ class Zygote:
                 raise ChildError(f"the sandbox sent {error}") from error
             finally:
                 waiting.event.set()
-        raise ChildError(self._child.why_it_ended())
 
     def _fail_all(self, reason: str) -> None:
         self._failure = reason
@@ -202,6 +198,8 @@ class Zygote:
 
     async def run(self, task: WasmTask) -> Outcome:
         """Run one unit. A sandbox that dies under it gives CRASHED; cancellation ends the unit's process."""
+        if not self.alive:
+            return Outcome(Status.CRASHED, stderr=b"the sandbox has ended")
         number = next(self._numbers)
         waiting = self._waiting[number] = _Waiting()
         self.used_at_s = trio.current_time()
