@@ -211,16 +211,14 @@ class Discovery:
             return
         failures = 0
         while True:
-            if self._host.is_linked(account):
+            barred = self._conduct.barred(account, self._clock_ms())
+            if self._host.is_linked(account) or (not barred and await self._dial(account, (address.text,))):
                 failures = 0
                 await trio.sleep(self._timing.bootstrap_check_s)
                 continue
-            if self._conduct.barred(account, self._clock_ms()) or not await self._dial(
-                account, (address.text,)
-            ):
-                failures += 1
-                wait_ms = retry_delay_ms(failures, self._rng.random(), BOOTSTRAP_RETRY_MAX_MS)
-                await trio.sleep(wait_ms / 1000)
+            failures += 1
+            wait_ms = retry_delay_ms(failures, self._rng.random(), BOOTSTRAP_RETRY_MAX_MS)
+            await trio.sleep(wait_ms / 1000)
 
     async def run_dialling(self) -> None:
         """Dial from the peer book until OUTBOUND_TARGET links of our own choice stand."""

@@ -61,6 +61,8 @@ class MeshTiming:
     reconcile_interval_s: float = 4.0
     reconcile_again_s: float = 0.3
     """After a round that brought something: news comes in crowds."""
+    second_look_s: float = 1.5
+    """How long after a new link its adverts are asked for again: gossip is set up within a heartbeat of 1 s."""
     expire_interval_s: float = 1.0
     save_interval_s: float = 5.0
     discovery: DiscoveryTiming = field(default_factory=DiscoveryTiming)
@@ -236,8 +238,9 @@ class Mesh:
             if wait_ms:
                 await trio.sleep(wait_ms / 1000)
             now_ms = self._clock_ms()
-            # The wall clock keeps sequences rising across restarts without a file; a clock set back is bridged.
-            self._sequence = max(self._sequence + 1, now_ms)
+            # The wall clock keeps sequences rising across restarts without a file. If it was set back, the
+            # neighbours still hold what we said last, our book has pulled that, and we go on above it.
+            self._sequence = max(now_ms, self._sequence + 1, self.adverts.highest_sequence(self.account) + 1)
             envelope = seal(
                 self._key,
                 self._network_id,
@@ -278,21 +281,36 @@ class Mesh:
         nursery.start_soon(self._greet, event.link.account)
 
     async def _greet(self, account: AccountId) -> None:
-        """Ask a new neighbour for its adverts first, then for peers; again if it was not ready yet."""
-        async with self._greeting:
-            for _ in range(GREETING_TRIES_MAX):
+        """Ask a new neighbour for its adverts, then for peers; and once more for its adverts a little later.
+
+        Later, because what it says before gossip is set up between us reaches us by no other way.
+        """
+        try:
+            if not await self._try_to_greet(account):
+                return
+            await trio.sleep(self._config.timing.second_look_s)
+            async with self._greeting:
+                if self.host.is_linked(account):
+                    await self._gossip.reconcile(account)
+        except (P2pError, ConnectionError, TimeoutError) as error:
+            _log.debug("a new neighbour did not answer: %s", error)
+        except Exception:  # noqa: BLE001 - outermost frame of this task: a fault of ours must not end the node
+            _log.exception("greeting %s failed", peer_id(account))
+
+    async def _try_to_greet(self, account: AccountId) -> bool:
+        """Whether a neighbour answered; several tries, since it may not be ready yet."""
+        for _ in range(GREETING_TRIES_MAX):
+            async with self._greeting:
                 try:
                     await self._gossip.reconcile(account)
                     await self._discovery.greet(account)
-                    return
+                    return True
                 except (P2pError, ConnectionError, TimeoutError) as error:
                     _log.debug("a new neighbour did not answer: %s", error)
-                except Exception:  # noqa: BLE001 - outermost frame: a fault of ours must not end the node
-                    _log.exception("greeting %s failed", peer_id(account))
-                    return
-                await trio.sleep(GREETING_PAUSE_S)
-                if not self.host.is_linked(account):
-                    return
+            await trio.sleep(GREETING_PAUSE_S)
+            if not self.host.is_linked(account):
+                return False
+        return False
 
     async def _run_reconcile(self) -> None:
         wait_s = self._config.timing.reconcile_interval_s

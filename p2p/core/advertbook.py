@@ -187,6 +187,9 @@ class AdvertBook:
 
     def expire(self, now_ms: int) -> int:
         """Let go of what has expired; the number of adverts dropped. Call it every few seconds."""
+        for live in self._live.values():
+            # Further ahead only when our clock was set back: a life is never longer than its author gave it.
+            live.drop_ms = min(live.drop_ms, now_ms + live.envelope.lifetime_ms)
         gone = [author for author, live in self._live.items() if live.drop_ms <= now_ms]
         for author in gone:
             self._drop(author)
@@ -200,8 +203,16 @@ class AdvertBook:
         memory = self._memory.get(author)
         if memory is None:
             return 0
-        allowance_ms = (self._limits.author_burst - 1) * self._limits.author_interval_ms
-        return max(0, memory.rate_at_ms - allowance_ms - now_ms)
+        interval_ms = self._limits.author_interval_ms
+        ahead_ms = memory.rate_at_ms - now_ms
+        if ahead_ms > self._limits.author_burst * interval_ms:
+            return 0  # no number of sayings leads there: our clock was set back
+        return max(0, ahead_ms - (self._limits.author_burst - 1) * interval_ms)
+
+    def highest_sequence(self, author: AccountId) -> int:
+        """The highest sequence remembered of `author`; 0 if there is none."""
+        memory = self._memory.get(author)
+        return 0 if memory is None else memory.sequence
 
     # --- reconciliation (SPEC.md §10.5): summaries, index pages, envelopes by author ---
 
@@ -298,7 +309,9 @@ class AdvertBook:
         # Neither clock alone decides: a life counts from here as well, so that a skewed author cannot outstay.
         drop_ms = min(envelope.expires_ms + CLOCK_SKEW_MS, now_ms + envelope.lifetime_ms)
         memory = self._memory.get(author)
-        rate_at_ms = max(memory.rate_at_ms if memory else 0, now_ms) + self._limits.author_interval_ms
+        horizon_ms = now_ms + self._limits.author_burst * self._limits.author_interval_ms
+        rate_at_ms = memory.rate_at_ms if memory and memory.rate_at_ms <= horizon_ms else now_ms
+        rate_at_ms = max(rate_at_ms, now_ms) + self._limits.author_interval_ms
         self._memory[author] = _Memory(envelope.sequence, rate_at_ms, now_ms + SEQUENCE_MEMORY_MS)
         self._live[author] = _Live(envelope, advert, drop_ms)
         self._digests[bucket_of(author)] = None

@@ -118,6 +118,8 @@ class RateLimit:
     def take(self, key: bytes | str, now_ms: int) -> bool:
         """Whether `key` may act now; a refusal costs it nothing."""
         next_ms = self._next_ms.pop(key, now_ms)
+        if next_ms - now_ms > self._allowance_ms + self._interval_ms:
+            next_ms = now_ms  # no number of calls leads there: the clock was set back
         if next_ms - now_ms > self._allowance_ms:
             self._next_ms[key] = next_ms
             return False

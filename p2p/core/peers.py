@@ -201,7 +201,9 @@ class PeerBook:
             usable
             for peer in self._peers.values()
             if peer.account not in exclude
-            and peer.retry_ms <= now_ms
+            and not now_ms
+            < peer.retry_ms
+            <= now_ms + RETRY_UNREACHED_MAX_MS  # further: the clock was set back
             and (usable := _usable(peer, ours)) is not None
         ]
         anchors = {peer.account for peer in self.anchors()}

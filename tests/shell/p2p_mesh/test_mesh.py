@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from p2p.core.envelope import Envelope
     from p2p.mesh import Mesh
 
-NO_HEALING = replace(QUICK, reconcile_interval_s=600.0)
+NO_HEALING = replace(QUICK, reconcile_interval_s=600.0, second_look_s=600.0)
 
 
 def said_by(number: int, like: Mesh) -> Envelope:
