@@ -54,11 +54,14 @@ class Kind(IntEnum):
     HELLO = 10
 
 
+_PREFIXES: Final = {kind: _DOMAIN + bytes((kind,)) for kind in Kind}
+
+
 def signing_bytes(kind: Kind, network_id: NetworkId, body: bytes) -> bytes:
     """The bytes that are signed for `body`: domain, kind, network, body (SPEC.md §2)."""
     if len(network_id) != NETWORK_ID_BYTES:
         raise ValueError(f"a network id has {NETWORK_ID_BYTES} bytes, not {len(network_id)}")
-    return b"".join((_DOMAIN, bytes((kind,)), network_id, body))
+    return b"".join((_PREFIXES[kind], network_id, body))
 
 
 def digest(*parts: bytes) -> bytes:

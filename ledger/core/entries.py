@@ -8,7 +8,7 @@ whether it may be applied is the state's question.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Final, TypeAlias
 
@@ -143,11 +143,16 @@ _TRANSFER = struct.Struct(">B32sQQQ32sQ32s")
 _LOCK = struct.Struct(">B32sQQQ32sQQQ32sBH32s")
 _CLAIM = struct.Struct(">B32sQQQ32sQ64s")
 _EXPIRE = struct.Struct(">B32sQQQ32s")
+# Plain integers: looking a member up in an enum costs more than unpacking the whole entry.
+_TRANSFER_TYPE: Final = int(EntryType.TRANSFER)
+_LOCK_TYPE: Final = int(EntryType.LOCK)
+_CLAIM_TYPE: Final = int(EntryType.CLAIM)
+_EXPIRE_TYPE: Final = int(EntryType.EXPIRE)
 _LAYOUTS: Final = {
-    EntryType.TRANSFER: _TRANSFER,
-    EntryType.LOCK: _LOCK,
-    EntryType.CLAIM: _CLAIM,
-    EntryType.EXPIRE: _EXPIRE,
+    _TRANSFER_TYPE: _TRANSFER,
+    _LOCK_TYPE: _LOCK,
+    _CLAIM_TYPE: _CLAIM,
+    _EXPIRE_TYPE: _EXPIRE,
 }
 ENTRY_BYTES_MAX: Final = max(layout.size for layout in _LAYOUTS.values()) + SIGNATURE_BYTES
 
@@ -162,18 +167,27 @@ class Entry:
     fee: int
     action: Action
     signature: bytes
+    wire: InitVar[bytes | None] = None
+    """For `take_entry` alone, which has the entry's bytes already; everyone else leaves it out."""
     encoded: bytes = field(init=False, repr=False, compare=False)
     """The entry's bytes, packed once: they are signed, hashed twice, stored and sent."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, wire: bytes | None) -> None:
         _check_account(self.account, "entry: account")
-        _check_range(self.seq, 1, SEQUENCE_MAX, "entry: seq")
-        _check_range(self.not_after_ms, 0, TIME_MS_MAX, "entry: not_after_ms")
-        _check_range(self.fee, 0, AMOUNT_MAX, "entry: fee")
+        # One test for all that is well: this runs for every entry of every block.
+        if not (
+            1 <= self.seq <= SEQUENCE_MAX
+            and 0 <= self.not_after_ms <= TIME_MS_MAX
+            and 0 <= self.fee <= AMOUNT_MAX
+        ):
+            _check_range(self.seq, 1, SEQUENCE_MAX, "entry: seq")
+            _check_range(self.not_after_ms, 0, TIME_MS_MAX, "entry: not_after_ms")
+            _check_range(self.fee, 0, AMOUNT_MAX, "entry: fee")
         if len(self.signature) != SIGNATURE_BYTES:
             raise WireError(f"entry: a signature has {SIGNATURE_BYTES} bytes, not {len(self.signature)}")
-        body = _body(self.account, self.seq, self.not_after_ms, self.fee, self.action)
-        object.__setattr__(self, "encoded", body + self.signature)
+        if wire is None:
+            wire = _body(self.account, self.seq, self.not_after_ms, self.fee, self.action) + self.signature
+        object.__setattr__(self, "encoded", wire)
 
     def body(self) -> bytes:
         """Header and payload: the bytes that are signed (SPEC.md §3)."""
@@ -214,7 +228,7 @@ def take_entry(data: bytes, start: int) -> tuple[Entry, int]:
     """The entry at `start` of `data` and where it ends; the type byte gives its length."""
     if not 0 <= start < len(data):
         raise WireError("entry: no bytes")
-    layout = _LAYOUTS.get(data[start])  # type: ignore[call-overload]  # an int equals its IntEnum member
+    layout = _LAYOUTS.get(data[start])
     if layout is None:
         raise WireError(f"entry: type {data[start]} is unknown or not in use")
     end = start + layout.size
@@ -222,40 +236,39 @@ def take_entry(data: bytes, start: int) -> tuple[Entry, int]:
         raise WireError(f"entry: {layout.size + SIGNATURE_BYTES} bytes expected, {len(data) - start} left")
     kind, account, seq, not_after_ms, fee, *payload = layout.unpack_from(data, start)
     action: Action
-    if kind == EntryType.TRANSFER:
+    if kind == _TRANSFER_TYPE:
         action = Transfer(*payload)
-    elif kind == EntryType.CLAIM:
+    elif kind == _CLAIM_TYPE:
         action = Claim(*payload)
-    elif kind == EntryType.EXPIRE:
+    elif kind == _EXPIRE_TYPE:
         action = Expire(*payload)
     else:
         payee, amount, expiry_ms, dispute_ms, arbiters, needed, default_bps, terms = payload
         action = Lock(payee, amount, expiry_ms, terms, dispute_ms, arbiters, needed, default_bps)
     after = end + SIGNATURE_BYTES
-    return Entry(account, seq, not_after_ms, fee, action, data[end:after]), after
+    entry = Entry(account, seq, not_after_ms, fee, action, data[end:after], data[start:after])
+    return entry, after
 
 
 def _body(account: AccountId, seq: int, not_after_ms: int, fee: int, action: Action) -> bytes:
     head = (action.TYPE, account, seq, not_after_ms, fee)
-    match action:
-        case Transfer(to, amount, memo_hash):
-            return _TRANSFER.pack(*head, to, amount, memo_hash)
-        case Claim(lock_id, cumulative, voucher_signature):
-            return _CLAIM.pack(*head, lock_id, cumulative, voucher_signature)
-        case Expire(lock_id):
-            return _EXPIRE.pack(*head, lock_id)
-        case Lock():
-            return _LOCK.pack(
-                *head,
-                action.payee,
-                action.amount,
-                action.expiry_ms,
-                action.dispute_ms,
-                action.arbiters_hash,
-                action.arbiters_needed,
-                action.default_bps,
-                action.terms_hash,
-            )
+    if isinstance(action, Transfer):
+        return _TRANSFER.pack(*head, action.to, action.amount, action.memo_hash)
+    if isinstance(action, Claim):
+        return _CLAIM.pack(*head, action.lock_id, action.cumulative, action.voucher_signature)
+    if isinstance(action, Expire):
+        return _EXPIRE.pack(*head, action.lock_id)
+    return _LOCK.pack(
+        *head,
+        action.payee,
+        action.amount,
+        action.expiry_ms,
+        action.dispute_ms,
+        action.arbiters_hash,
+        action.arbiters_needed,
+        action.default_bps,
+        action.terms_hash,
+    )
 
 
 @dataclass(frozen=True, slots=True)

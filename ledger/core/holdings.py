@@ -114,7 +114,10 @@ class Holdings:
 
     def account(self, account_id: AccountId) -> Account:
         """The account's line; an account that never appeared has zeros."""
-        for layer in reversed(self.layers):
+        found = self._top.accounts.get(account_id)
+        if found is not None or len(self.layers) == 1:
+            return found or _NOBODY
+        for layer in reversed(self.layers[:-1]):
             found = layer.accounts.get(account_id)
             if found is not None:
                 return found
@@ -146,8 +149,9 @@ class Holdings:
         """Replace `old`, as `account` returned it, by `new`."""
         if new.balance < -new.limit or not old.seq <= new.seq <= old.seq + 1:
             raise InvariantError(f"account {account_id.hex()} would go from {old} to {new}")
-        self._top.accounts[account_id] = new
-        self._top.balance += new.balance - old.balance
+        top = self._top
+        top.accounts[account_id] = new
+        top.balance += new.balance - old.balance
 
     def credit(self, account_id: AccountId, amount: int) -> None:
         """Add `amount` (≥ 0) to the account."""

@@ -95,6 +95,7 @@ class Effect:
 class _Plan:
     """An entry that may be applied. `own` is what its account gains or loses, its fee included."""
 
+    account: Account
     entry_id: bytes
     own: int
     other: tuple[AccountId, int] | None
@@ -130,7 +131,7 @@ class LedgerState:
             return plan
         # From here on nothing may fail: every check is behind us.
         holdings = self._holdings
-        old = holdings.account(entry.account)
+        old = plan.account
         new = Account(old.balance + plan.own, old.limit, entry.seq, plan.entry_id)
         holdings.put_account(entry.account, old, new)
         moves = [(entry.account, plan.own)]
@@ -204,13 +205,13 @@ class LedgerState:
             return Refusal(Reason.FEE_TOO_LOW, f"the fee is {entry.fee}, the least is {self.genesis.fee_min}")
         action = entry.action
         if isinstance(action, Transfer):
-            plan = _plan_transfer(entry, entry_id, action)
+            plan = _plan_transfer(entry, account, entry_id, action)
         elif isinstance(action, Lock):
-            plan = _plan_lock(entry, entry_id, action, time_ms)
+            plan = _plan_lock(entry, account, entry_id, action, time_ms)
         elif isinstance(action, Claim):
-            plan = self._plan_claim(entry, entry_id, action, time_ms)
+            plan = self._plan_claim(entry, account, entry_id, action, time_ms)
         else:
-            plan = self._plan_expire(entry, entry_id, action, time_ms)
+            plan = self._plan_expire(entry, account, entry_id, action, time_ms)
         if isinstance(plan, _Plan) and account.balance + plan.own < -account.limit:
             return Refusal(
                 Reason.INSUFFICIENT,
@@ -218,7 +219,9 @@ class LedgerState:
             )
         return plan
 
-    def _plan_claim(self, entry: Entry, entry_id: bytes, claim: Claim, time_ms: int) -> _Plan | Refusal:
+    def _plan_claim(
+        self, entry: Entry, account: Account, entry_id: bytes, claim: Claim, time_ms: int
+    ) -> _Plan | Refusal:
         lock = self._open_lock(claim.lock_id, EntryType.CLAIM)
         if isinstance(lock, Refusal):
             return lock
@@ -236,9 +239,11 @@ class LedgerState:
                 return Refusal(Reason.BAD_VOUCHER, "the lock's payer did not sign a voucher for this sum")
         closed = replace(lock, status=LockStatus.CLOSED, paid=claim.cumulative)
         refund = (lock.payer, lock.amount - claim.cumulative)
-        return _Plan(entry_id, claim.cumulative - entry.fee, refund, closed)
+        return _Plan(account, entry_id, claim.cumulative - entry.fee, refund, closed)
 
-    def _plan_expire(self, entry: Entry, entry_id: bytes, expire: Expire, time_ms: int) -> _Plan | Refusal:
+    def _plan_expire(
+        self, entry: Entry, account: Account, entry_id: bytes, expire: Expire, time_ms: int
+    ) -> _Plan | Refusal:
         lock = self._open_lock(expire.lock_id, EntryType.EXPIRE)
         if isinstance(lock, Refusal):
             return lock
@@ -248,8 +253,8 @@ class LedgerState:
             )
         closed = replace(lock, status=LockStatus.CLOSED)
         if entry.account == lock.payer:
-            return _Plan(entry_id, lock.amount - entry.fee, None, closed)
-        return _Plan(entry_id, -entry.fee, (lock.payer, lock.amount), closed)
+            return _Plan(account, entry_id, lock.amount - entry.fee, None, closed)
+        return _Plan(account, entry_id, -entry.fee, (lock.payer, lock.amount), closed)
 
     def _open_lock(self, lock_id: bytes, step: EntryType) -> LockState | Refusal:
         lock = self.lock(lock_id)
@@ -272,13 +277,13 @@ def _refuse_sequence(entry: Entry, entry_id: bytes, account: Account) -> Refusal
     )
 
 
-def _plan_transfer(entry: Entry, entry_id: bytes, transfer: Transfer) -> _Plan | Refusal:
+def _plan_transfer(entry: Entry, account: Account, entry_id: bytes, transfer: Transfer) -> _Plan | Refusal:
     if transfer.to == entry.account:
         return Refusal(Reason.SELF_PAYMENT, "an account cannot pay itself")
-    return _Plan(entry_id, -transfer.amount - entry.fee, (transfer.to, transfer.amount), None)
+    return _Plan(account, entry_id, -transfer.amount - entry.fee, (transfer.to, transfer.amount), None)
 
 
-def _plan_lock(entry: Entry, entry_id: bytes, lock: Lock, time_ms: int) -> _Plan | Refusal:
+def _plan_lock(entry: Entry, account: Account, entry_id: bytes, lock: Lock, time_ms: int) -> _Plan | Refusal:
     if lock.payee == entry.account:
         return Refusal(Reason.SELF_PAYMENT, "an account cannot lock credit for itself")
     if lock.expiry_ms <= time_ms:
@@ -290,4 +295,4 @@ def _plan_lock(entry: Entry, entry_id: bytes, lock: Lock, time_ms: int) -> _Plan
             Reason.EXPIRY_TOO_FAR, f"a lock lasts at most {LOCK_SPAN_MS_MAX} ms from its block's time"
         )
     opened = LockState(entry_id, entry.account, lock.payee, lock.amount, lock.expiry_ms, lock.terms_hash)
-    return _Plan(entry_id, -lock.amount - entry.fee, None, opened)
+    return _Plan(account, entry_id, -lock.amount - entry.fee, None, opened)
