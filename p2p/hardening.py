@@ -24,6 +24,7 @@ from libp2p.host.ping import ID as PING_ID
 from libp2p.host.ping import PingService
 from libp2p.identity.identify.identify import ID as IDENTIFY_ID
 from libp2p.identity.identify.identify import identify_handler_for
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
@@ -115,6 +116,19 @@ class GuardedUpgrader(TransportUpgrader):
         return MuxedSession(conn, peer_id)
 
 
+class _NoAutoConnector(AutoConnector):
+    """It dialled addresses that strangers had put into the address store, even with all its minima at 0.
+
+    Seen as "below target (150, low_water=0)"; whom to dial is for our own discovery. Goes when 0 means none.
+    """
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Start nothing."""
+
+    async def maybe_connect(self) -> None:
+        """Dial nobody."""
+
+
 class GuardedSwarm(Swarm):
     """The library's connection table with its inbound path, dialling and duplicates mended."""
 
@@ -122,6 +136,7 @@ class GuardedSwarm(Swarm):
         super().__init__(*args, **kwargs)
         self._dial_locks: dict[ID, trio.Lock] = {}
         self._banned: OrderedDict[ID, float] = OrderedDict()
+        self.auto_connector = _NoAutoConnector(self)
 
     def connections_from(self, address: str) -> int:
         """Established connections with peers at this IP address."""
@@ -254,7 +269,7 @@ def build_node(
     )
     limits = ConnectionConfig(
         max_connections=connections_max,
-        min_connections=0,  # anything else makes the library dial peers of its own choice
+        min_connections=0,
         low_watermark=0,
         high_watermark=connections_max,
         max_connections_per_peer=1,

@@ -48,6 +48,7 @@ __all__ = ["AdmissionLimits", "Host", "HostConfig", "Link", "LinkEvent", "LinkSt
 _log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S: Final = 10.0
+OPEN_ATTEMPTS: Final = 3
 DIAL_TIMEOUT_S: Final = 10.0
 DISCONNECT_TIMEOUT_S: Final = 2.0
 KNOWN_PEERS_MAX: Final = 4096
@@ -202,9 +203,7 @@ class Host:
         protocol = cast("TProtocol", protocol_id(self.network_id, name))
         try:
             with trio.fail_after(timeout_s):
-                if account not in self._links:
-                    await self._connect(account, self._reachable(account), timeout_s)
-                stream = await self._basic.new_stream(library_id(account), [protocol])
+                stream = await self._negotiate(account, protocol, timeout_s)
         except trio.TooSlowError as error:
             raise DialError(f"{peer_id(account)} did not answer within {timeout_s:g} s") from error
         except P2pError:
@@ -281,6 +280,23 @@ class Host:
         self._lan = LanDiscovery(service, self.account, self.addresses)
         self.nursery.start_soon(self._lan.run)
         return self._lan.found
+
+    async def _negotiate(self, account: AccountId, protocol: TProtocol, timeout_s: float) -> INetStream:
+        """A stream on which `protocol` is agreed; once more when the connection ended meanwhile.
+
+        It does when both peers have dialled each other: one of the two connections is then closed.
+        """
+        peer = library_id(account)
+        for _ in range(OPEN_ATTEMPTS - 1):
+            if account not in self._links:
+                await self._connect(account, self._reachable(account), timeout_s)
+            before = self._swarm.get_connections(peer)
+            try:
+                return await self._basic.new_stream(peer, [protocol])
+            except Exception:  # whatever it was: the question is whether the connection survived it
+                if any(not conn.is_closed for conn in before) and self._swarm.get_connections(peer) == before:
+                    raise
+        return await self._basic.new_stream(peer, [protocol])
 
     def _reachable(self, account: AccountId) -> list[Multiaddr]:
         return [parse_multiaddr(text) for text in self._known.get(account, ())]

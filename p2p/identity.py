@@ -36,9 +36,11 @@ def load_identity(path: Path) -> SigningKey:
                 path, "is a symbolic link", "whoever owns the link chooses the key", "move the file here"
             ) from error
         raise IdentityError(f"cannot open the key file {path}: {error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         _check_owner_and_mode(path, os.fstat(handle))
-        seed = file.read(SEED_BYTES + 1)
+        seed = os.read(handle, SEED_BYTES + 1)
+    finally:
+        os.close(handle)
     if len(seed) != SEED_BYTES:
         have = f"{len(seed)} bytes" if len(seed) < SEED_BYTES else f"more than {SEED_BYTES} bytes"
         raise _refusal(

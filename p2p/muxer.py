@@ -47,7 +47,7 @@ STREAMS_INBOUND_MAX: Final = 64
 """Streams a peer may hold open towards us; the next one is reset."""
 STREAMS_OUTBOUND_MAX: Final = 256
 """Streams we hold open towards one peer; opening one more fails at once instead of waiting for ever."""
-OUTBOX_FRAMES_MAX: Final = 512
+OUTBOX_BYTES_MAX: Final = 512 * yamux.HEADER_BYTES
 CHUNK_BYTES_MAX: Final = 65_519 - yamux.HEADER_BYTES
 """Body bytes of one DATA frame: with its header exactly one noise message."""
 EXACT_READ_BYTES_MAX: Final = WINDOW_BYTES // 2
@@ -196,7 +196,8 @@ class MuxedSession(IMuxedConn):
         self._scope = trio.CancelScope()
         self._heard_at_s = 0.0
         self._accepted_send, self._accepted = trio.open_memory_channel[MuxedStream](STREAMS_INBOUND_MAX)
-        self._outbox_send, self._outbox = trio.open_memory_channel[bytes](OUTBOX_FRAMES_MAX)
+        self._outbox = bytearray()
+        self._outbox_filled = trio.Event()
 
     @property
     def is_initiator(self) -> bool:
@@ -239,9 +240,7 @@ class MuxedSession(IMuxedConn):
         self.event_closed.set()
         with trio.CancelScope(shield=True):
             if not self._broken:
-                with trio.move_on_after(GOODBYE_TIMEOUT_S):
-                    async with self.write_lock:
-                        await self.write_locked(encode_header(yamux.GO_AWAY, 0, 0, 0))
+                await self._say_goodbye()
             self._end_streams()
             self._scope.cancel()
             await self._close_below()
@@ -282,22 +281,28 @@ class MuxedSession(IMuxedConn):
 
     def post(self, header: bytes) -> None:
         """Queue a frame without body; a full queue means the peer does not read, and ends the connection."""
-        try:
-            self._outbox_send.send_nowait(header)
-        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+        if self._broken:
+            return
+        if len(self._outbox) >= OUTBOX_BYTES_MAX:
             self._break("its outbox is full")
+            return
+        self._outbox += header
+        self._outbox_filled.set()
 
     async def write_locked(self, frame: bytes) -> None:
-        """Write one frame whole, or end the connection; the caller holds `write_lock`.
+        """Write the outbox and one frame whole, or end the connection; the caller holds `write_lock`.
 
+        The outbox goes first: it may hold the frame that opens the stream which this frame is for.
         Cancellation is not let in: half a noise message on the wire would make all that follows unreadable.
         """
         if self._broken:
             raise MuxedStreamReset("the connection is closed")
+        data = bytes(self._outbox) + frame
+        self._outbox.clear()
         with trio.CancelScope(shield=True) as scope:
             scope.deadline = trio.current_time() + WRITE_TIMEOUT_S
             try:
-                await self._conn.write(frame)
+                await self._conn.write(data)
             except Exception as error:  # whatever the socket raised, the connection is over
                 self._break(f"write failed: {error!r}")
                 raise MuxedStreamReset("the connection broke") from error
@@ -326,6 +331,14 @@ class MuxedSession(IMuxedConn):
         for stream in list(self._streams.values()):
             stream.end(reset=not stream.receive_closed)
 
+    async def _say_goodbye(self) -> None:
+        with trio.move_on_after(GOODBYE_TIMEOUT_S):
+            try:
+                async with self.write_lock:
+                    await self.write_locked(encode_header(yamux.GO_AWAY, 0, 0, 0))
+            except MuxedStreamError:
+                return  # it broke meanwhile: no goodbye then
+
     async def _close_below(self) -> None:
         try:
             await self._conn.close()
@@ -348,9 +361,12 @@ class MuxedSession(IMuxedConn):
 
     async def _write_outbox(self) -> None:
         try:
-            async for header in self._outbox:
+            while True:
+                await self._outbox_filled.wait()
+                self._outbox_filled = trio.Event()
                 async with self.write_lock:
-                    await self.write_locked(header)
+                    if self._outbox:  # else somebody's frame has taken it along
+                        await self.write_locked(b"")
         except MuxedStreamError:
             return  # write_locked has ended the connection
 
