@@ -1,0 +1,85 @@
+"""The small network of SPEC.md's examples: one witness, Alice with a limit, Bob without; every byte computed."""
+
+from __future__ import annotations
+
+from ledger.core.block import NO_BLOCK, NO_ROOT, Certificate, FinalBlock, Header
+from ledger.core.encoding import Kind, digest, signing_bytes
+from ledger.core.entries import Claim, Expire, Lock, Transfer, sign_entry, sign_voucher
+from ledger.core.genesis import Genesis
+from ledger.core.keys import SigningKey, peer_id
+from ledger.core.merkle import MerkleLog, leaf_hash
+from ledger.core.receipt import receipt_for
+from ledger.core.state import LedgerState
+from ledger.core.votes import sign_vote
+
+WITNESS, ALICE, BOB = (SigningKey(bytes((number,)) * 32) for number in (0x01, 0x0A, 0x0B))
+CREATED_MS = 1_700_000_000_000
+NOT_AFTER_MS = CREATED_MS + 120_000
+EXPIRY_MS = CREATED_MS + 3_600_000
+
+
+def examples() -> dict[str, str]:
+    """Name → hex (or text, for a peer id) of everything that SPEC.md §2 to §8 shows."""
+    genesis = Genesis("example", CREATED_MS, (WITNESS.account,), ((ALICE.account, 1_000_000_000),))
+    network_id = genesis.network_id
+    transfer = sign_entry(
+        ALICE,
+        network_id,
+        seq=1,
+        not_after_ms=NOT_AFTER_MS,
+        fee=10,
+        action=Transfer(BOB.account, 2_500_000, digest(b"thanks")),
+    )
+    lock = sign_entry(
+        ALICE,
+        network_id,
+        seq=2,
+        not_after_ms=NOT_AFTER_MS,
+        fee=10,
+        action=Lock(BOB.account, 5_000_000, EXPIRY_MS, digest(b"terms")),
+    )
+    lock_id = lock.entry_id(network_id)
+    voucher = sign_voucher(ALICE, network_id, lock_id, 3_000_000)
+    claim_action = Claim(lock_id, voucher.cumulative, voucher.signature)
+    claim = sign_entry(BOB, network_id, seq=1, not_after_ms=NOT_AFTER_MS, fee=10, action=claim_action)
+    expire = sign_entry(
+        BOB, network_id, seq=1, not_after_ms=EXPIRY_MS + 60_000, fee=0, action=Expire(lock_id)
+    )
+    entries = (transfer, lock)
+    log = MerkleLog(entry.encode() for entry in entries)
+    state = LedgerState(genesis)
+    for entry in entries:
+        state.apply(entry, CREATED_MS + 1000, WITNESS.account)
+    header = Header(0, 1, 1, 0, NO_BLOCK, CREATED_MS + 1000, log.size, log.root(), NO_ROOT, len(entries))
+    block_hash = header.hash(network_id)
+    final = sign_vote(WITNESS, genesis, Kind.FINAL, slot=1, block_hash=block_hash)
+    block = FinalBlock(header, entries, Certificate.from_votes([final], genesis))
+    three = MerkleLog([*(entry.encode() for entry in entries), claim.encode()])
+    return {
+        "witness": WITNESS.account.hex(),
+        "alice": ALICE.account.hex(),
+        "alice peer id": peer_id(ALICE.account),
+        "bob": BOB.account.hex(),
+        "genesis": genesis.encode().hex(),
+        "network id": network_id.hex(),
+        "voucher signing bytes": signing_bytes(Kind.VOUCHER, network_id, voucher.encode()[:40]).hex(),
+        "transfer": transfer.encode().hex(),
+        "transfer id": transfer.entry_id(network_id).hex(),
+        "lock": lock.encode().hex(),
+        "lock id": lock_id.hex(),
+        "voucher": voucher.encode().hex(),
+        "claim": claim.encode().hex(),
+        "expire": expire.encode().hex(),
+        "leaf 0": leaf_hash(transfer.encode()).hex(),
+        "leaf 1": leaf_hash(lock.encode()).hex(),
+        "leaf 2": leaf_hash(claim.encode()).hex(),
+        "root of 2": three.root(2).hex(),
+        "root of 3": three.root(3).hex(),
+        "snapshot": state.snapshot().hex(),
+        "state root": state.root().hex(),
+        "header": header.encode().hex(),
+        "block hash": block_hash.hex(),
+        "final vote": final.encode().hex(),
+        "certificate": block.certificate.encode().hex(),
+        "receipt": receipt_for(transfer, 0, log, block).encode().hex(),
+    }
