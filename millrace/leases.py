@@ -1,66 +1,74 @@
 """The buyer's shell: run one job over many leases (SPEC.md §12).
 
-`core/job.py` and `core/lease.py` decide; this module opens streams, moves money and reads the clock.
+`core/job.py` and `core/buyer_lease.py` decide; this module opens streams, moves money and reads the clock.
+One `_Run` owns a job: each lease has a task of its own, and what their machines say is fed to the job's machine
+at once, so that the job never acts on a lease that has already ended.
 """
 
 from __future__ import annotations
 
+import hashlib
+import random
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from executor.core.limits import Limits
+from executor.core.outcome import Outcome, Status
+from executor.runner import ModuleRefused
+from executor.zygote import ChildError
+from millrace.alarm import Alarm
+from millrace.conversation import LEASE_PROTOCOL, Channel
+from millrace.core import job_events, lease, messages, progress
+from millrace.core.cost import Budget, lock_amount, unit_cost
+from millrace.core.job import UNITS_MAX, Job
+from millrace.core.market import choose
+from millrace.core.terms import MODULE_BYTES_MAX, REPLICAS_MAX, Terms, job_digest
+from millrace.journal import JobRecord
+from millrace.rental import Buyer, Rental, Runner, Wallet
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
-    from executor.core.outcome import Outcome
     from executor.core.task import WasmTask
-    from ledger.core.entries import Action
-    from ledger.core.genesis import Genesis
-    from ledger.core.keys import AccountId, SigningKey
-    from ledger.core.receipt import Receipt
+    from ledger.core.keys import AccountId
     from millrace.core.market import Offer
     from millrace.core.progress import Progress
-    from millrace.journal import Journal
 
-__all__ = ["Buyer", "Channel", "JobOrder", "JobReport", "Runner", "Wallet", "run_job"]
+__all__ = [
+    "LEASE_PROTOCOL",
+    "Buyer",
+    "Channel",
+    "JobOrder",
+    "JobReport",
+    "OrderRefused",
+    "OverBudget",
+    "Runner",
+    "Wallet",
+    "run_job",
+]
 
-LEASE_PROTOCOL: Final = "lease"
+NONCE_BYTES: Final = 16
+WORKERS_MAX: Final = 64
+WINDOW_PER_SLOT: Final = 4
+WINDOW_MIN: Final = 4
+WINDOW_MAX: Final = 32
+"""Units out at one worker: enough to hide a round trip, few enough to lose."""
+SPARE_LEASES: Final = 1
+"""Part of the budget is kept for this many replacements."""
+ARBITERS: Final = 2
+"""Units that this node re-executes at once; its runner has the last word on slots."""
+ARBITRATIONS_QUEUED_MAX: Final = WORKERS_MAX * WINDOW_MAX
 
 
-class Channel(Protocol):
-    """One framed, ordered, bounded stream to a peer (`p2p.host.Channel`)."""
-
-    async def send(self, message: bytes) -> None: ...
-    async def receive(self) -> bytes: ...
-    async def aclose(self) -> None: ...
+class OverBudget(Exception):
+    """The cap does not pay for one unit on each replica at its fuel limit; nothing was sent."""
 
 
-class Wallet(Protocol):
-    """What the shell needs of `ledger.wallet.Wallet`: an action in, a final receipt out."""
-
-    async def submit(self, action: Action) -> Receipt: ...
-
-
-class Runner(Protocol):
-    """What the shell needs of `executor.runner.Runner`."""
-
-    async def prepare(self, module: bytes) -> object: ...
-    async def run(self, task: WasmTask) -> Outcome: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Buyer:
-    """This node, as far as buying needs it."""
-
-    key: SigningKey
-    genesis: Genesis
-    open_lease: Callable[[AccountId], Awaitable[Channel]]
-    """Opens the `lease` stream to a worker; OSError or TimeoutError if it cannot be reached."""
-    wallet: Wallet
-    arbiter: Runner
-    """Re-executes a unit whose replicas disagree."""
-    journal: Journal
-    clock_ms: Callable[[], int]
-    random_bytes: Callable[[int], bytes]
+class OrderRefused(Exception):
+    """The order itself is wrong (no offers, no units, tasks of another module); nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,8 @@ class JobOrder:
     replicas: int = 2
     workers_max: int = 8
     timeout_s: float = 3600.0
+    lock_span_s: float = 1800.0
+    """From now to the locks' expiry: a lost worker's lock comes back after this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,273 @@ class JobReport:
 async def run_job(order: JobOrder, buyer: Buyer, notify: Callable[[Progress], None]) -> JobReport:
     """Run every task of `order` on rented peers and verify the results.
 
-    `notify` is called for each event, in order, from this task's thread; it must not block. Raises
-    `OverBudget` before anything is sent if the cap does not pay for one unit on each replica.
+    `notify` is called for each event, in order, from the event loop; it must not block or raise. `OrderRefused` or
+    `OverBudget` come before anything is sent. Cancelling ends the leases: verified units stay paid, and what was
+    locked comes back when the workers claim or the locks expire (the settler's work).
     """
-    raise NotImplementedError
+    run = _Run(order, buyer, notify)
+    return await run.to_the_end()
+
+
+class _Run:
+    def __init__(self, order: JobOrder, buyer: Buyer, notify: Callable[[Progress], None]) -> None:
+        self._sha256 = hashlib.sha256(order.module).digest()
+        _check_order(order, self._sha256)
+        self.module = order.module
+        self._order = order
+        self._buyer = buyer
+        self._notify = notify
+        self._tasks = [task.encode() for task in order.tasks]
+        self._limits = _widest(order.tasks)
+        digests = (task.digest() for task in order.tasks)
+        self.job_id = job_digest(buyer.key.account, buyer.random_bytes(NONCE_BYTES), self._sha256, digests)
+        self._job = Job(len(order.tasks), order.replicas, random.Random(buyer.random_bytes(8)))  # noqa: S311
+        self._budget = Budget(order.cap)
+        self._candidates = deque(choose(order.offers, len(order.offers)))
+        self._rentals: dict[AccountId, Rental] = {}
+        self._opening = 0
+        self._outcomes: list[Outcome | None] = [None] * len(order.tasks)
+        self._failures: dict[int, str] = {}
+        self._paid = 0
+        self._liars: list[AccountId] = []
+        self._alarm = Alarm()
+        self._inbox: deque[job_events.JobInput] = deque()
+        self._feeding = False
+        self._done = trio.Event()
+        self._to_judge, self._judging = trio.open_memory_channel[int](ARBITRATIONS_QUEUED_MAX)
+        self._prepared = False
+        self._preparing = trio.Lock()
+        self._nursery: trio.Nursery
+
+    async def to_the_end(self) -> JobReport:
+        order, journal = self._order, self._buyer.journal
+        self._check_cap()
+        units = len(order.tasks)
+        started = self._buyer.clock_ms()
+        # 1. job_started: after a crash from here on the job shows as interrupted, its leases are settled from
+        #    their own records.
+        journal.job_started(
+            JobRecord(
+                self.job_id, started, self._sha256, units, order.replicas, order.cap, 0, 0, 0, "running"
+            )
+        )
+        self.tell(progress.JobStarted(self.job_id, units, order.replicas, order.cap))
+        async with trio.open_nursery() as desk:
+            desk.start_soon(self._alarm.run, lambda: self._feed(job_events.Tick()))
+            for _ in range(ARBITERS):
+                desk.start_soon(self._arbitrate)
+            async with trio.open_nursery() as self._nursery:
+                self._open_more()
+                self._feed(job_events.Expecting(self._opening))
+                with trio.move_on_after(order.timeout_s):
+                    await self._done.wait()
+                self._done.set()
+                for rental in list(self._rentals.values()):
+                    rental.stop("the job is over")
+            desk.cancel_scope.cancel()
+        return self._report()
+
+    def _check_cap(self) -> None:
+        """Before anything is sent: one unit on each replica, at its fuel limit, must fit the cap."""
+        asked = choose(self._order.offers, self._order.replicas)
+        least = sum(unit_cost(self._limits.fuel, offer.price_per_tfuel) for offer in asked)
+        if least > self._order.cap:
+            raise OverBudget(
+                f"one unit may cost {least} micro-credits at its fuel limit, the cap is {self._order.cap}"
+            )
+
+    def _report(self) -> JobReport:
+        for unit, outcome in enumerate(self._outcomes):
+            if outcome is None:
+                self._failures.setdefault(unit, "the job's time is over")
+        accepted = len(self._outcomes) - len(self._failures)
+        self.tell(progress.JobEnded(self.job_id, accepted, len(self._failures), self._paid))
+        self._buyer.journal.job_ended(self.job_id, accepted=accepted, failed=len(self._failures))
+        outcomes, liars = tuple(self._outcomes), tuple(self._liars)
+        return JobReport(self.job_id, outcomes, self._failures, self._paid, self._budget.locked, liars)
+
+    # -- the job's machine
+
+    def _feed(self, event: job_events.JobInput) -> None:
+        """Feed the job; what it does may cause further events, which wait for their turn."""
+        self._inbox.append(event)
+        if self._feeding:
+            return
+        self._feeding = True
+        try:
+            while self._inbox:
+                for action in self._job.feed(self._inbox.popleft(), trio.current_time()):
+                    self._act(action)
+        finally:
+            self._feeding = False
+
+    def _act(self, action: job_events.JobAction) -> None:
+        match action:
+            case job_events.SendUnits(worker, units):
+                items = tuple(messages.Unit(unit, self._tasks[unit]) for unit in units)
+                self._order_rental(worker, lease.Assign(items))
+            case job_events.AskUnits(worker, units):
+                self._order_rental(worker, lease.Ask(units))
+            case job_events.JudgeUnits(worker, judgements):
+                self._order_rental(worker, lease.Judge(judgements))
+            case job_events.EndLease(worker, reason, cut):
+                if worker in self._rentals:
+                    self._rentals[worker].cut = cut
+                    self._order_rental(worker, lease.Finish(reason))
+            case job_events.Arbitrate(unit):
+                self._to_judge.send_nowait(unit)
+            case job_events.Note(event):
+                if isinstance(event, progress.LiarCaught):
+                    self._liars.append(event.worker)
+                self.tell(event)
+            case lease.Wake(at_s):
+                self._alarm.set(at_s)
+            case _:
+                self._conclude(action)
+
+    def _conclude(self, action: job_events.JobAction) -> None:
+        match action:
+            case job_events.Accepted(unit, outcome):
+                self._outcomes[unit] = outcome
+            case job_events.Failed(unit, reason):
+                used_up = self._budget.left < self._unit_cost_least()
+                self._failures[unit] = "the cap is used up" if used_up else reason
+            case job_events.JobDone():
+                self._done.set()
+            case _:
+                pass
+
+    def _order_rental(self, worker: AccountId, event: lease.Input) -> None:
+        if worker in self._rentals:
+            self._rentals[worker].feed(event)
+
+    # -- opening leases
+
+    def _unit_cost_least(self) -> int:
+        return min(unit_cost(self._limits.fuel, offer.price_per_tfuel) for offer in self._order.offers)
+
+    def _open_more(self) -> None:
+        """Open leases until as many as wanted run or are being opened, or candidates or budget are used up."""
+        wanted = min(self._order.workers_max, WORKERS_MAX, self._job.left * self._order.replicas)
+        while self._candidates and not self._done.is_set() and len(self._rentals) < wanted:
+            offer = self._candidates.popleft()
+            unit_max = unit_cost(self._limits.fuel, offer.price_per_tfuel)
+            amount = lock_amount(
+                self._budget.left,
+                leases_left=wanted - len(self._rentals) + SPARE_LEASES,
+                executions=self._job.left * self._order.replicas,
+                workers=wanted,
+                unit_max=unit_max,
+            )
+            # The cap is held here, before the worker hears a word.
+            if offer.worker in self._rentals or not amount or not self._budget.reserve(amount):
+                continue
+            rental = Rental(offer, self._terms(offer, amount), self._buyer, self)
+            self._rentals[offer.worker] = rental
+            self._opening += 1
+            self._nursery.start_soon(rental.serve)
+
+    def _terms(self, offer: Offer, amount: int) -> Terms:
+        limits, order, buyer = self._limits, self._order, self._buyer
+        return Terms(
+            buyer=buyer.key.account,
+            worker=offer.worker,
+            job_id=self.job_id,
+            nonce=buyer.random_bytes(NONCE_BYTES),
+            module_sha256=self._sha256,
+            module_bytes=len(order.module),
+            price_per_tfuel=offer.price_per_tfuel,
+            amount=amount,
+            expiry_ms=buyer.clock_ms() + round(order.lock_span_s * 1000),
+            fuel_max=limits.fuel,
+            memory_bytes_max=limits.memory_bytes,
+            wall_ms_max=round(limits.wall_s * 1000),
+            output_bytes_max=limits.output_bytes,
+            window_units=min(max(WINDOW_PER_SLOT * offer.slots, WINDOW_MIN), WINDOW_MAX),
+            replicas=order.replicas,
+        )
+
+    # -- what the rentals say (`rental.Desk`)
+
+    def tell(self, event: Progress) -> None:
+        self._buyer.journal.note(self.job_id, self._buyer.clock_ms(), event)
+        self._notify(event)
+
+    def opened(self, rental: Rental) -> None:
+        terms, price = rental.terms, rental.terms.price_per_tfuel
+        self._opening -= 1
+        self.tell(progress.LeaseOpened(rental.worker, rental.lease_id, rental.lock_id, terms.amount, price))
+        joined = job_events.WorkerJoined(
+            worker=rental.worker,
+            owner=rental.offer.owner,
+            window=terms.window_units,
+            amount=terms.amount,
+            unit_cost_max=terms.unit_cost_max,
+            price_per_tfuel=price,
+        )
+        self._feed(joined)
+        self._feed(job_events.Expecting(self._opening))
+
+    def committed(self, rental: Rental, units: tuple[int, ...]) -> None:
+        self._feed(job_events.Committed(rental.worker, units))
+
+    def delivered(self, rental: Rental, unit: int, outcome: Outcome) -> None:
+        self._feed(job_events.Delivered(rental.worker, unit, outcome))
+
+    def paid(self, _: Rental, amount: int) -> None:
+        self._paid += amount
+
+    def departed(self, rental: Rental, reason: str) -> None:
+        """Look for a replacement first, so that the job knows of it when it hears of the loss."""
+        if self._rentals.get(rental.worker) is not rental:
+            return
+        del self._rentals[rental.worker]
+        if not rental.may_be_locked:
+            self._budget.cancel(rental.terms.amount)
+        if not rental.joined:
+            self._opening -= 1
+        elif not rental.cut and rental.is_used_up:
+            self._candidates.append(rental.offer)
+        self._open_more()
+        self._feed(job_events.Expecting(self._opening))
+        self._feed(job_events.WorkerGone(rental.worker, reason))
+
+    # -- our own runs
+
+    async def _arbitrate(self) -> None:
+        async for unit in self._judging:
+            self._feed(job_events.Arbitrated(unit, await self._run_here(unit)))
+
+    async def _run_here(self, unit: int) -> Outcome:
+        try:
+            async with self._preparing:
+                if not self._prepared:
+                    await self._buyer.arbiter.prepare(self._order.module)
+                    self._prepared = True
+            return await self._buyer.arbiter.run(self._order.tasks[unit])
+        except (ModuleRefused, ChildError, OSError) as error:
+            # Inconclusive: nobody is accused because this machine cannot run the unit.
+            return Outcome(Status.REFUSED, stderr=str(error).encode()[:1000])
+
+
+def _check_order(order: JobOrder, sha256: bytes) -> None:
+    if not order.offers:
+        raise OrderRefused("there are no offers")
+    if not 1 <= len(order.tasks) <= UNITS_MAX:
+        raise OrderRefused(f"a job has 1 to {UNITS_MAX} units, not {len(order.tasks)}")
+    if not 1 <= len(order.module) <= MODULE_BYTES_MAX:
+        raise OrderRefused(f"a module has at most {MODULE_BYTES_MAX} bytes")
+    if not 1 <= order.replicas <= REPLICAS_MAX:
+        raise OrderRefused(f"1 to {REPLICAS_MAX} replicas, not {order.replicas}")
+    if any(task.module_sha256 != sha256 for task in order.tasks):
+        raise OrderRefused("a task names another module")
+
+
+def _widest(tasks: tuple[WasmTask, ...]) -> Limits:
+    """Limits that hold for every task of the job."""
+    return Limits(
+        fuel=max(task.limits.fuel for task in tasks),
+        memory_bytes=max(task.limits.memory_bytes for task in tasks),
+        wall_s=max(task.limits.wall_s for task in tasks),
+        output_bytes=max(task.limits.output_bytes for task in tasks),
+    )

@@ -127,9 +127,9 @@ class BuyerLease:
     def _lock_final(self, event: lease.LockFinal, now_s: float) -> list[Action]:
         self.lock_id = event.lock_id
         if self.state is BuyerState.ENDED:
-            return [lease.KeepLock(event.lock_id)]
+            return [lease.KeepLock(event.lock_id, event.receipt)]
         self._deadline_s = now_s + READY_S
-        return [lease.KeepLock(event.lock_id), Send(messages.Locked(event.receipt))]
+        return [lease.KeepLock(event.lock_id, event.receipt), Send(messages.Locked(event.receipt))]
 
     def _lock_failed(self, event: lease.LockFailed, _now_s: float) -> list[Action]:
         reason = f"no lock: {event.reason}"

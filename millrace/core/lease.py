@@ -262,9 +262,10 @@ class MakeLock:
 
 @dataclass(frozen=True, slots=True)
 class KeepLock:
-    """Persist that the lease's lock is final, before the next action."""
+    """Persist that the lease's lock is final, with its proof, before the next action."""
 
     lock_id: bytes
+    receipt: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +311,7 @@ class FetchModule:
 class PrepareModule:
     """Worker: check and compile these bytes (their hash is right); feed ModulePrepared or ModuleBad."""
 
+    sha256: bytes
     module: bytes
 
 

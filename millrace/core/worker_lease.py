@@ -202,7 +202,7 @@ class WorkerLease:
         self.lock_id = entry.entry_id(self._network_id)
         self._deadline_s = now_s + COMPILE_S
         # KeepLock first: from here on a crash is answered by claiming from the journal.
-        return [lease.KeepLock(self.lock_id), lease.FetchModule(terms.module_sha256)]
+        return [lease.KeepLock(self.lock_id, event.receipt), lease.FetchModule(terms.module_sha256)]
 
     def _missing(self, _: lease.ModuleMissing, now_s: float) -> list[Action]:
         self._fetching = True
@@ -225,7 +225,7 @@ class WorkerLease:
         if hashlib.sha256(module).digest() != terms.module_sha256:
             raise RemoteProtocolError("the module's hash is not the one in the terms")
         self._deadline_s = now_s + COMPILE_S
-        return [lease.PrepareModule(module)]
+        return [lease.PrepareModule(terms.module_sha256, module)]
 
     def _prepared(self, _: lease.ModulePrepared, now_s: float) -> list[Action]:
         self._heard(now_s)
