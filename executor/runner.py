@@ -48,8 +48,8 @@ class RunnerConfig:
     """`slots` units run at once; `cache_dir` holds compiled modules (made with mode 0700).
 
     `zygotes_max` modules stay loaded, each until it was idle for `idle_s`; `ceilings` are the largest limits that a
-    task may ask for; compiling one module may take `compile_cpu_s`; `secrets` are paths that the self-test tries to reach from inside, the node's key for one.
-    `use_bwrap` is for tests of machines without bubblewrap.
+    task may ask for; compiling one module may take `compile_cpu_s`; `secrets` are paths that the self-test tries to
+    reach from inside, the node's key for one. `use_bwrap` is for tests of machines without bubblewrap.
     """
 
     cache_dir: Path

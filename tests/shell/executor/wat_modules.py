@@ -172,8 +172,12 @@ WORK = wasm(
 )
 
 
-def compile_bomb(bodies: int, body_adds: int) -> bytes:
-    """A module with `bodies` functions of about 7 bytes times `body_adds`, hard on a register allocator."""
-    line = "(local.set $a (i32.add (local.get $a) (i32.load (local.get $b))))"
-    function = f"(func (param $a i32) (param $b i32) (result i32) {line * body_adds} (local.get $a))"
-    return wasm(f"(module (memory 1) {function * bodies})")
+def compile_bomb() -> bytes:
+    """One function just below the size limit, made to be hard on a register allocator: over 10 CPU seconds."""
+    count, kept = 6_800, 2_000
+    lines = "".join(
+        f"(if (i32.load (local.get {i % kept})) (then (local.set {i * 7 % kept}"
+        f" (i32.add (local.get {i * 3 % kept}) (local.get {i * 5 % kept})))))"
+        for i in range(count)
+    )
+    return wasm(f"(module (memory 1) (func {'(local i32)' * kept} {lines}))")
