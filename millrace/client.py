@@ -187,7 +187,7 @@ class Client:
     def peers(self) -> list[Peer]:
         """The peers that the node knows."""
         return [
-            Peer(item["peer_id"], item["linked"], tuple(item["addresses"]), item["offer"])
+            Peer(item["peer"], item["linked"], tuple(item["addresses"]), item["offer"])
             for item in self._endpoint.call("peers")["peers"]
         ]
 

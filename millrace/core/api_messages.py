@@ -48,7 +48,7 @@ AMOUNT_MAX: Final = 1 << 48
 NAME_CHARS_MAX: Final = 200
 COUNT_MAX: Final = 1_000
 SECONDS_MAX: Final = 7 * 24 * 3600
-REPLICAS_MAX: Final = 7
+REPLICAS_MAX: Final = 3
 WORKERS_MAX: Final = 64
 
 

@@ -212,7 +212,7 @@ def test_balance_and_peers(path: Path) -> None:
         return {"balance": -5, "limit": 2_000_005, "locked": 3, "account": "12D3"}
 
     async def peers(_params: dict[str, Any], _emit: Emit) -> object:
-        return {"peers": [{"peer_id": "12D3", "linked": True, "addresses": ["/ip4/…"], "offer": None}]}
+        return {"peers": [{"peer": "12D3", "linked": True, "addresses": ["/ip4/…"], "offer": None}]}
 
     with serving(path, balance=balance, peers=peers), Client(endpoint=path) as client:
         assert str(client.balance()) == "-0.000005 credits (2.000000 available)"

@@ -1,0 +1,120 @@
+"""One account's statement, drawn from the ledger's blocks: what it earned, spent, sent, and its own entries.
+
+The state (SPEC.md §4) knows balances and open locks only; this knows how they came about. Feed it every final
+block, in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ledger.core.entries import Claim, Expire, Lock, Transfer
+from ledger.core.keys import AccountId, peer_id
+
+if TYPE_CHECKING:
+    from ledger.core.block import FinalBlock
+    from ledger.core.encoding import NetworkId
+    from ledger.core.entries import Entry
+
+__all__ = ["OwnEntry", "Statement", "action_fields"]
+
+OWN_ENTRIES_MAX: Final = 10_000
+"""How many of the account's newest entries are remembered by id."""
+LOCKS_MAX: Final = 65_536
+"""How many of the account's newest locks are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEntry:
+    """One entry of the account, and where it stands."""
+
+    entry_id: bytes
+    kind: str
+    height: int
+    index: int
+    time_ms: int
+
+
+@dataclass(slots=True)
+class _Lock:
+    payer: AccountId
+    payee: AccountId
+    closed_by: bytes = b""
+
+
+class Statement:
+    """See the module's first lines. Amounts are micro-credits."""
+
+    def __init__(self, account: AccountId, network_id: NetworkId) -> None:
+        self.height = 0
+        """Of the last block fed."""
+        self.earned = self.spent = self.sent = self.received = self.fees = 0
+        self.entries: deque[OwnEntry] = deque(maxlen=OWN_ENTRIES_MAX)
+        self._account = account
+        self._network_id = network_id
+        self._locks: dict[bytes, _Lock] = {}
+
+    def closing(self, lock_id: bytes) -> bytes | None:
+        """The id of the entry that closed a lock of this account; None while it is open or was never seen."""
+        lock = self._locks.get(lock_id)
+        return lock.closed_by if lock is not None and lock.closed_by else None
+
+    def feed(self, block: FinalBlock) -> None:
+        """Take the next block into account; `ValueError` if it is not the next one."""
+        header = block.header
+        if header.height != self.height + 1:
+            raise ValueError(f"block {header.height} fed after block {self.height}")
+        self.height = header.height
+        first = header.tree_size - header.count
+        for position, entry in enumerate(block.entries):
+            mine = entry.account == self._account
+            if mine:
+                self.fees += entry.fee
+                kind = entry.action.TYPE.name.lower()
+                self.entries.append(
+                    OwnEntry(
+                        entry.entry_id(self._network_id),
+                        kind,
+                        header.height,
+                        first + position,
+                        header.time_ms,
+                    )
+                )
+            self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        match entry.action:
+            case Transfer(to, amount):
+                self.sent += amount if entry.account == self._account else 0
+                self.received += amount if to == self._account else 0
+            case Lock(payee):
+                if self._account in (entry.account, payee):
+                    self._locks[entry.entry_id(self._network_id)] = _Lock(entry.account, payee)
+                    if len(self._locks) > LOCKS_MAX:
+                        del self._locks[next(iter(self._locks))]
+            case Claim(lock_id, cumulative):
+                lock = self._locks.get(lock_id)
+                if lock is not None:
+                    lock.closed_by = entry.entry_id(self._network_id)
+                    self.earned += cumulative if lock.payee == self._account else 0
+                    self.spent += cumulative if lock.payer == self._account else 0
+            case Expire(lock_id):
+                lock = self._locks.get(lock_id)
+                if lock is not None:
+                    lock.closed_by = entry.entry_id(self._network_id)
+
+
+def action_fields(entry: Entry) -> dict[str, Any]:
+    """An entry's payload as the local API shows it: peer ids, hex, micro-credits (SPEC.md §16)."""
+    match entry.action:
+        case Transfer(to, amount, memo_hash):
+            return {"to": peer_id(to), "amount": amount, "memo_hash": memo_hash.hex()}
+        case Lock(payee, amount, expiry_ms, terms_hash):
+            terms = terms_hash.hex()
+            return {"payee": peer_id(payee), "amount": amount, "expiry_ms": expiry_ms, "terms_hash": terms}
+        case Claim(lock_id, cumulative):
+            return {"lock_id": lock_id.hex(), "cumulative": cumulative}
+        case Expire(lock_id):
+            return {"lock_id": lock_id.hex()}

@@ -1,0 +1,53 @@
+"""Asking the wallet for an entry, with the ledger's refusals as errors for people (SPEC.md §18)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ledger.core.state import Reason
+from ledger.wallet import EntryExpired, EntryPending, EntryRefused, WalletBehind
+from millrace.errors import EntryNotAccepted, InsufficientCredit, JobTimeout, MillraceError, NetworkTrouble
+
+if TYPE_CHECKING:
+    from ledger.core.entries import Action
+    from ledger.core.receipt import Receipt
+    from ledger.wallet import Wallet
+
+__all__ = ["explain_entry", "submit"]
+
+
+async def submit(wallet: Wallet, action: Action, timeout_s: float) -> Receipt:
+    """The receipt of `action` once it is final; `MillraceError`s for whatever else happens."""
+    try:
+        return await wallet.submit(action, timeout_s=timeout_s)
+    except (EntryRefused, EntryPending, WalletBehind) as error:
+        raise explain_entry(error) from error
+
+
+def explain_entry(error: EntryRefused | EntryPending | WalletBehind) -> MillraceError:
+    """The wallet's error with what to do next."""
+    match error:
+        case WalletBehind():
+            return NetworkTrouble(
+                "the ledger cannot be written now", str(error), "look at `millrace status`, try again"
+            )
+        case EntryPending():
+            return JobTimeout(
+                "the ledger has not taken the entry in time",
+                f"entry {error.entry_id.hex()} stays pending: the node goes on sending it",
+                "do not repeat it; look at `millrace ledger receipt` in a while",
+            )
+        case EntryExpired():
+            return NetworkTrouble(
+                "no block took the entry in time",
+                error.detail,
+                "nothing moved: try again; see `millrace status`",
+            )
+        case _ if error.reason is Reason.INSUFFICIENT:
+            return InsufficientCredit(
+                "the account does not hold that much", error.detail, "see `millrace balance`; nothing moved"
+            )
+        case _:
+            return EntryNotAccepted(
+                "the ledger refused the entry", f"{error.reason.value}: {error.detail}", "nothing moved"
+            )

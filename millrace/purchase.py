@@ -1,0 +1,322 @@
+"""Jobs that this node buys: from a request on the local API to results, payments and receipts (SPEC.md §16).
+
+The order of a purchase: check the units, fix the cap, rank what the market offers, run the job over leases
+(`leases.run_job`), hand out the results, then wait a little for the workers' claims to settle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from executor.core.limits import Limits
+from executor.core.module import check_module
+from executor.core.task import WasmTask
+from executor.core.wire import WireError as ExecutorWireError
+from ledger.core.amounts import format_credits
+from ledger.core.keys import peer_id
+from ledger.wallet import EntryPending, EntryRefused, WalletBehind
+from millrace.core.market import Needs, choose, offer_from_advert, rank, unfit
+from millrace.core.progress import progress_fields
+from millrace.core.tally import JobTally
+from millrace.errors import BudgetExceeded, InsufficientCredit, JobTimeout, MillraceError, NoPeers, UsageError
+from millrace.leases import JobOrder, OrderRefused, OverBudget, run_job
+from millrace.money import explain_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from executor.core.outcome import Outcome
+    from ledger.sync import Follower
+    from millrace.api import Emit
+    from millrace.books import Books
+    from millrace.config import Spend
+    from millrace.core.market import Offer
+    from millrace.core.progress import Progress
+    from millrace.leases import Buyer, JobReport
+    from p2p.core.advertbook import AdvertBook
+
+__all__ = ["Purchases"]
+
+JOBS_MAX: Final = 8
+"""Jobs of this node that run at once."""
+EVENTS_MAX: Final = 4_096
+"""Events of one job that wait for its client; a client further behind misses some, and is told how many."""
+DAY_MS: Final = 24 * 3600 * 1000
+WORKERS_DEFAULT: Final = 8
+JOB_TIMEOUT_S: Final = 3600.0
+ENOUGH_WAIT_S: Final = 3.0
+ANY_WAIT_S: Final = 10.0
+MARKET_LOOK_S: Final = 0.25
+SETTLE_WAIT_S: Final = 10.0
+"""How long a finished job waits for its workers' claims, so that its report can carry their receipts."""
+
+
+class Purchases:
+    """The buyer's desk of one node; `run` serves `job.run`."""
+
+    def __init__(
+        self, buyer: Buyer, market: AdvertBook, follower: Follower, books: Books, spend: Spend
+    ) -> None:
+        self._buyer = buyer
+        self._market = market
+        self._follower = follower
+        self._books = books
+        self._spend = spend
+        self._reserved = 0
+        """Micro-credits that running jobs may still cost."""
+        self.running = 0
+        """Jobs that run now."""
+        self.done = 0
+        """Jobs that came to their end, well or not, since the node began."""
+
+    async def run(self, params: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        """Run one job; answers its report (SPEC.md §16). Leaving early cancels it: verified units stay paid."""
+        if self.running >= JOBS_MAX:
+            raise MillraceError(
+                "this node runs as many jobs as it may",
+                f"{JOBS_MAX} at once",
+                "wait for one to end: millrace jobs ls",
+            )
+        options = params["options"]
+        module: bytes = params["module"]
+        tasks = _tasks(module, params["units"], options)
+        with self._holding(options["max_cost"]) as cap:
+            order = JobOrder(
+                module=module,
+                tasks=tasks,
+                offers=await self._offers(tasks, options["replicas"], emit),
+                cap=cap,
+                replicas=options["replicas"],
+                workers_max=options["workers"] or WORKERS_DEFAULT,
+                timeout_s=options["timeout_s"] or JOB_TIMEOUT_S,
+            )
+            tally = JobTally()
+            begun_s = trio.current_time()
+            report = await self._run_with_events(order, tally, emit)
+            await _emit_results(report, tally, emit)
+            return await self._settle(report, tally, cap, begun_s, emit)
+
+    @contextmanager
+    def _holding(self, wanted: int | None) -> Iterator[int]:
+        """The job's cap, held against the owner's limits while the job runs."""
+        cap = self._cap(wanted)
+        self.running += 1
+        self._reserved += cap
+        try:
+            yield cap
+        finally:
+            self.running -= 1
+            self.done += 1
+            self._reserved -= cap
+
+    def _cap(self, wanted: int | None) -> int:
+        """The least of what the caller, the owner's caps and the account allow; refuses when nothing is left."""
+        spent = self._spent_today()
+        caps = {
+            "max_cost": self._spend.max_per_job if wanted is None else wanted,
+            "[spend].max_per_job": self._spend.max_per_job,
+            "what [spend].max_per_day leaves": self._spend.max_per_day - spent - self._reserved,
+        }
+        what, cap = min(caps.items(), key=lambda item: item[1])
+        if cap < 1:
+            raise BudgetExceeded(
+                "nothing may be spent on this job",
+                f"{what} is {format_credits(cap)} credits ({format_credits(spent)} were spent today)",
+                "raise it with `millrace set spend.max_per_day`, or give a larger max_cost",
+            )
+        account = self._follower.state.account(self._buyer.key.account)
+        available = account.balance + account.limit - self._reserved
+        if available < 1:
+            raise InsufficientCredit(
+                "the account has no credit left",
+                f"its balance is {format_credits(account.balance)} credits, its limit {format_credits(account.limit)}",
+                "lend time to earn some, or ask a holder of credit for a transfer; see `millrace balance`",
+            )
+        return min(cap, available)
+
+    async def _offers(self, tasks: tuple[WasmTask, ...], replicas: int, emit: Emit) -> tuple[Offer, ...]:
+        """Whom to ask, best first.
+
+        Adverts arrive by gossip, so a node that has just started, or whose workers were busy a moment ago, waits
+        a little: ENOUGH_WAIT_S for as many owners as there are replicas, ANY_WAIT_S for anybody; then `NoPeers`.
+        """
+        needs = Needs(memory_bytes=tasks[0].limits.memory_bytes)
+        begun_s = trio.current_time()
+        while True:
+            heard = self._heard()
+            ranked = rank([offer for offer, liar in heard if not liar], needs)
+            waited_s = trio.current_time() - begun_s
+            if len(choose(ranked, replicas)) == replicas or (ranked and waited_s >= ENOUGH_WAIT_S):
+                return tuple(ranked)
+            if waited_s >= ANY_WAIT_S:
+                raise _no_peers(heard, needs)
+            if not waited_s:
+                await emit({"event": "waiting_for_peers", "heard": len(heard), "fit": len(ranked)})
+            await trio.sleep(MARKET_LOOK_S)
+
+    def _heard(self) -> list[tuple[Offer, bool]]:
+        """Everybody's offer, and whether this node caught its worker lying."""
+        liars = self._buyer.journal.liars()
+        return [
+            (offer_from_advert(offer.author, offer.advert), offer.author in liars)
+            for offer in self._market.items(self._buyer.clock_ms())
+            if offer.author != self._buyer.key.account
+        ]
+
+    def _spent_today(self) -> int:
+        since = self._buyer.clock_ms() - DAY_MS
+        return sum(job.paid for job in self._buyer.journal.jobs(1_000) if job.created_ms >= since)
+
+    async def _run_with_events(self, order: JobOrder, tally: JobTally, emit: Emit) -> JobReport:
+        send, receive = trio.open_memory_channel[dict[str, object]](EVENTS_MAX)
+        missed = 0
+
+        def notify(event: Progress) -> None:
+            nonlocal missed
+            tally.feed(event)
+            try:
+                send.send_nowait(progress_fields(event))
+            except trio.WouldBlock:
+                missed += 1
+
+        reports: list[JobReport] = []
+        failures: list[Exception] = []
+
+        async def work() -> None:
+            with send:
+                try:
+                    reports.append(await run_job(order, self._buyer, notify))
+                except Exception as error:  # noqa: BLE001 - carried to the caller below, out of this task's group
+                    failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            async for event in receive:
+                await emit(event)
+        if missed:
+            await emit({"event": "events_missed", "count": missed})
+        if failures:
+            raise _named(failures[0], order)
+        return reports[0]
+
+    async def _settle(
+        self, report: JobReport, tally: JobTally, cap: int, begun_s: float, emit: Emit
+    ) -> dict[str, Any]:
+        """Wait for the workers' claims, then put the final report together."""
+        done_s = trio.current_time()
+        locks = [lease.lock_id for lease in tally.leases]
+        await self._follower.wait_for(
+            lambda: all(self._books.settled(lock_id) is not None for lock_id in locks), SETTLE_WAIT_S
+        )
+        settle_ms = round((trio.current_time() - done_s) * 1000)
+        workers = []
+        for lease in tally.leases:
+            fields = lease.fields() | await self._settlement(lease.lock_id)
+            workers.append(fields)
+            await emit({"event": "settled" if fields["settled"] else "unsettled", **fields})
+        return {
+            "job_id": report.job_id.hex(),
+            "units": len(report.outcomes),
+            "accepted": sum(outcome is not None for outcome in report.outcomes),
+            "failed": len(report.failures),
+            "cost": report.paid,
+            "locked": report.locked,
+            "cap": cap,
+            "liars": [peer_id(liar) for liar in report.liars],
+            "wall_ms": round((done_s - begun_s) * 1000),
+            "settle_ms": settle_ms,
+            "workers": workers,
+        }
+
+    async def _settlement(self, lock_id: bytes) -> dict[str, Any]:
+        """What became of a lock, with the receipts that prove it."""
+        lock = self._follower.receipt(lock_id)
+        closing = await self._books.closing_receipt(lock_id)
+        claimed = self._books.settled(lock_id)
+        return {
+            "settled": claimed is not None,
+            "claimed": claimed or 0,
+            "lock_receipt": lock.encode() if lock is not None else b"",
+            "claim_receipt": closing.encode() if closing is not None else b"",
+        }
+
+
+def _no_peers(heard: list[tuple[Offer, bool]], needs: Needs) -> NoPeers:
+    reasons = tuple(
+        f"{peer_id(offer.worker)} {offer.name}: "
+        f"{'was caught lying to this node' if liar else unfit(offer, needs) or 'fits'}"
+        for offer, liar in heard
+    )
+    why = "no advert has been heard" if not heard else f"none of the {len(heard)} adverts heard fits"
+    return NoPeers("no peer fits the job", why, "see `millrace offers` and `millrace peers`", reasons=reasons)
+
+
+def _named(error: Exception, order: JobOrder) -> Exception:
+    """The lease shell's refusals as errors for people; everything else as it is."""
+    match error:
+        case OverBudget():
+            return BudgetExceeded(
+                "the job could cost more than its cap; nothing was sent",
+                f"{error} (the cap is {format_credits(order.cap)} credits)",
+                "give a larger max_cost, raise [spend].max_per_job, or lower the fuel limit of a unit",
+            )
+        case OrderRefused():
+            return UsageError("the job cannot run as it is", str(error), "see SPEC.md §16 for job.run")
+        case EntryRefused() | EntryPending() | WalletBehind():
+            return explain_entry(error)
+        case TimeoutError():
+            return JobTimeout(
+                "the job did not finish in time",
+                f"{order.timeout_s:g} s have passed; what was verified is paid, the rest is not",
+                "give it a longer timeout, or ask more workers",
+            )
+        case _:
+            return error
+
+
+def _tasks(module: bytes, units: list[dict[str, Any]], options: dict[str, Any]) -> tuple[WasmTask, ...]:
+    """The job's units as the executor's tasks; `UsageError` for what no worker would run."""
+    if not units:
+        raise UsageError("the job has no units", "a job runs a module on at least one input", "give inputs")
+    chosen = ("fuel", "memory_bytes", "wall_s", "output_bytes")
+    try:
+        check_module(module)
+        limits = Limits(**{name: options[name] for name in chosen if options[name] is not None})
+        sha256 = hashlib.sha256(module).digest()
+        return tuple(
+            WasmTask(sha256, options["entry"], tuple(unit["args"]), unit["stdin"], limits) for unit in units
+        )
+    except ExecutorWireError as error:
+        raise UsageError(
+            "the job cannot run as it is", str(error), "see SPEC.md §13 for what a unit may be"
+        ) from error
+
+
+async def _emit_results(report: JobReport, tally: JobTally, emit: Emit) -> None:
+    for unit, outcome in enumerate(report.outcomes):
+        if outcome is None:
+            reason = report.failures.get(unit, "no result")
+            await emit({"event": "no_result", "unit": unit, "reason": reason})
+        else:
+            await emit({"event": "result", "unit": unit, **_outcome_fields(outcome), **_trust(tally, unit)})
+
+
+def _outcome_fields(outcome: Outcome) -> dict[str, object]:
+    return {
+        "status": outcome.status.name.lower(),
+        "exit_code": outcome.exit_code,
+        "output": outcome.output,
+        "stderr": outcome.stderr,
+        "fuel": outcome.fuel,
+    }
+
+
+def _trust(tally: JobTally, unit: int) -> dict[str, object]:
+    accepted = tally.how.get(unit)
+    if accepted is None:
+        return {"how": "", "workers": []}
+    return {"how": accepted.how, "workers": [peer_id(worker) for worker in accepted.workers]}

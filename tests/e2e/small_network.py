@@ -1,0 +1,133 @@
+"""A whole small network in one process, over loopback: witnesses, workers, a buyer, with the real sandbox."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from bootstrap.config import BootstrapConfig
+from bootstrap.genesis import NetworkFile, save_network
+from bootstrap.node import run_bootstrap
+from ledger.core.genesis import Genesis
+from ledger.core.keys import SigningKey, peer_id
+from millrace.config import NodeConfig, load_config
+from millrace.endpoint import Endpoint
+from millrace.node import Node, run_node
+from millrace.paths import find_paths
+from p2p.identity import create_identity
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from bootstrap.node import Ready
+    from millrace.rental import Runner
+
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+CREDIT_LIMIT = 10_000_000
+
+
+@dataclass
+class Network:
+    """The running network; `api` asks a node's local API as a program would."""
+
+    root: Path
+    genesis: Genesis
+    nodes: dict[str, Node]
+
+    async def api(self, name: str, method: str, **params: Any) -> Any:
+        endpoint = Endpoint(self.nodes[name].config.api.socket)
+        return await trio.to_thread.run_sync(lambda: endpoint.call(method, wait_s=60, **params))
+
+    async def job(self, name: str, **params: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Run a job through the API of `name`: its events and its final report."""
+        endpoint = Endpoint(self.nodes[name].config.api.socket)
+
+        def run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+            with endpoint.stream("job.run", wait_s=60, **params) as stream:
+                return list(stream), stream.result
+
+        return await trio.to_thread.run_sync(run)
+
+
+def node_config(home: Path, *, lends: bool) -> NodeConfig:
+    flags = {
+        "node.name": home.name,
+        "share.when": "always" if lends else "never",
+        "network.listen": LOOPBACK,
+        "network.mdns": "false",
+    }
+    return load_config(find_paths({"MILLRACE_HOME": str(home)}), {}, flags, system=home / "none")
+
+
+@asynccontextmanager
+async def small_network(
+    root: Path,
+    *,
+    witnesses: int = 1,
+    workers: int = 2,
+    wraps: dict[str, Callable[[Runner], Runner]] | None = None,
+) -> AsyncIterator[Network]:
+    """`witnesses` entry points, `workers` lenders (worker-0 …) and one buyer; all gone when the block ends."""
+    root.chmod(0o700)
+    names = [*(f"witness-{n}" for n in range(witnesses)), *(f"worker-{n}" for n in range(workers)), "buyer"]
+    keys = {}
+    for name in names:
+        (root / name).mkdir(mode=0o700)
+        keys[name] = create_identity(root / name / "node.key", os.urandom(32))
+    genesis = Genesis(
+        "test",
+        time.time_ns() // 1_000_000,
+        tuple(keys[name].account for name in names[:witnesses]),
+        ((keys["buyer"].account, CREDIT_LIMIT),),
+        slot_timeout_ms=500,
+    )
+    network = Network(root, genesis, {})
+    async with trio.open_nursery() as nursery:
+        addresses: list[str] = []
+        for name in names[:witnesses]:
+            save_network(root / name / "network.toml", NetworkFile(genesis, tuple(addresses)))
+            addresses.append(await nursery.start(_bootstrap, root / name))
+        for name in names[witnesses:]:
+            save_network(root / name / "network.toml", NetworkFile(genesis, tuple(addresses)))
+        async with trio.open_nursery() as starting:
+            for name in names[witnesses:]:
+                wrap = (wraps or {}).get(name)
+                starting.start_soon(_start, nursery, network, name, wrap)
+        yield network
+        for node in network.nodes.values():
+            node.stop()
+        with trio.move_on_after(10):
+            while any((root / name / "api.sock").exists() for name in network.nodes):
+                await trio.sleep(0.02)
+        nursery.cancel_scope.cancel()
+
+
+async def _bootstrap(home: Path, task_status: trio.TaskStatus[str]) -> None:
+    def ready(about: Ready) -> None:
+        task_status.started(about.addresses[0])
+
+    config = BootstrapConfig(data=home, network=home / "network.toml", listen=(LOOPBACK,))
+    await run_bootstrap(config, ready=ready)
+
+
+async def _start(
+    nursery: trio.Nursery, network: Network, name: str, wrap: Callable[[Runner], Runner] | None
+) -> None:
+    network.nodes[name] = await nursery.start(_node, network.root / name, wrap)
+
+
+async def _node(
+    home: Path, wrap: Callable[[Runner], Runner] | None, task_status: trio.TaskStatus[Node]
+) -> None:
+    config = node_config(home, lends=home.name.startswith("worker"))
+    await run_node(config, runner_wrap=wrap, ready=task_status.started)
+
+
+def text_id(key: SigningKey) -> str:
+    return peer_id(key.account)
