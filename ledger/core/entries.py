@@ -82,7 +82,7 @@ class Transfer:
 class Lock:
     """Set `amount` aside for `payee` until `expiry_ms`; the entry's id is the lock's id.
 
-    The four dispute fields are part of the layout and must be zero until DISPUTE and VERDICT exist (R3.12).
+    The four dispute fields are part of the layout and must be zero until DISPUTE and VERDICT exist (SPEC.md §3, R3.7).
     """
 
     TYPE: ClassVar[EntryType] = EntryType.LOCK
