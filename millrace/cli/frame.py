@@ -189,17 +189,16 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> object:
         """Run the verb with its session."""
         given = dict(ctx.params)
-        merged: dict[str, Any] = {}
-        for flag in common_flags():
-            name = str(flag.name)
-            value = given.pop(name)
-            outer = ctx.parent
-            while outer is not None and not _given(ctx, name):
-                if name in outer.params and _given(outer, name):
-                    value = outer.params[name]
+        merged = {str(flag.name): given.pop(str(flag.name)) for flag in common_flags()}
+        for name in merged:
+            outer: click.Context | None = ctx
+            while (
+                outer is not None
+            ):  # the flag nearest to the verb wins; the environment comes after all flags
+                if outer.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+                    merged[name] = outer.params[name]
                     break
                 outer = outer.parent
-            merged[name] = value
         session = Session(
             json=merged["json_"],
             quiet=merged["quiet"],
@@ -258,11 +257,6 @@ def wants_json(argv: Sequence[str]) -> bool:
     """Whether --json stands among the flags, before anything was parsed: errors in the flags are JSON then, too."""
     flags = argv[: argv.index("--")] if "--" in argv else argv
     return "--json" in flags or os.environ.get("MILLRACE_JSON", "").lower() in _TRUE
-
-
-def _given(ctx: click.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source is not click.core.ParameterSource.DEFAULT
 
 
 def _plain(value: object) -> object:
