@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Final
 
 from ledger.core.encoding import WireError
@@ -15,6 +16,8 @@ AMOUNT_MAX: Final = 1 << 48
 """The largest single amount, in micro-credits (281 million credits)."""
 LIMIT_SUM_MAX: Final = 1 << 62
 """The largest sum of all credit limits: no balance can then leave a signed 64-bit integer."""
+_TEXT_MAX: Final = 40
+"""The longest text of an amount, and the largest power of ten in it: 1e999999 is not worked out."""
 
 
 def check_amount(amount: int, what: str) -> int:
@@ -33,13 +36,23 @@ def format_credits(amount: int) -> str:
 
 def parse_credits(text: str) -> int:
     """Micro-credits from text such as '1.5'; `ValueError` on more than six decimals or out of range."""
+    micro = _exact_micro(text)
+    if micro is None or abs(micro) > AMOUNT_MAX or micro.denominator != 1:
+        raise ValueError(
+            f"{text[:40]!r} is not an amount; write credits as 1.5: at most six decimals, "
+            f"at most {AMOUNT_MAX // MICRO} credits"
+        )
+    return int(micro)
+
+
+def _exact_micro(text: str) -> Fraction | None:
+    """The number in `text` as micro-credits, without any rounding; None if it is none, or absurdly long."""
+    if not text.isascii() or "_" in text or len(text) > _TEXT_MAX:
+        return None
     try:
         value = Decimal(text)
-    except InvalidOperation as error:
-        raise ValueError(f"{text!r} is not an amount; write credits as 1.5") from error
-    scaled = value * MICRO if value.is_finite() else Decimal("0.5")
-    if scaled != scaled.to_integral_value() or abs(scaled) > AMOUNT_MAX:
-        raise ValueError(
-            f"{text!r} is not an amount; at most six decimals, at most {AMOUNT_MAX // MICRO} credits"
-        )
-    return int(scaled)
+    except InvalidOperation:
+        return None
+    if not value.is_finite() or abs(value.adjusted()) > _TEXT_MAX:
+        return None
+    return Fraction(value) * MICRO

@@ -142,12 +142,12 @@ def unpack(data: bytes, *, bytes_max: int = UNPACK_BYTES_MAX) -> Any:  # noqa: A
         )
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise WireError(f"not a msgpack message: {error}") from error
-    _check_depth(value)
+    _check_shape(value)
     return value
 
 
-def _check_depth(value: object) -> None:
-    """Refuse nesting over the limit, without recursion of our own."""
+def _check_shape(value: object) -> None:
+    """Refuse nesting over the limit, without recursion of our own, and timestamps, which pass by `ext_hook`."""
     level: list[object] = [value]
     for _ in range(UNPACK_DEPTH_MAX):
         inner: list[object] = []
@@ -156,6 +156,8 @@ def _check_depth(value: object) -> None:
                 inner.extend(item.values())
             elif isinstance(item, list):
                 inner.extend(item)
+            elif isinstance(item, msgpack.Timestamp):
+                raise WireError("msgpack extension type -1 is not allowed")
         if not inner:
             return
         level = inner
