@@ -1,0 +1,211 @@
+"""Whole jobs over memory streams: real machines, real ledger rules, workers of every character (SPEC.md §12)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from executor.core.outcome import Outcome, Status
+from executor.core.task import WasmTask
+from millrace.core import progress
+from millrace.core.cost import unit_cost
+from millrace.leases import OrderRefused, OverBudget
+from tests.shell.leases.lease_mill import BUYER, MODULE, PRICE, TestRunner, honest, open_market, tasks
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+def lie(task: WasmTask) -> Outcome:
+    return Outcome(Status.OK, output=b"wrong", fuel=honest(task).fuel)
+
+
+def sometimes_lie(task: WasmTask) -> Outcome:
+    return lie(task) if int(task.args[0]) % 5 == 2 else honest(task)
+
+
+async def test_a_job_is_done_paid_and_settled(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        mills = [market.add_mill(n) for n in range(3)]
+        work = tasks(30)
+        report = await market.run(work)
+        await market.claims_done()
+        assert report.outcomes == tuple(honest(task) for task in work)
+        assert not report.failures
+        assert not report.liars
+        price = sum(unit_cost(honest(task).fuel, PRICE) for task in work)
+        assert report.paid == 2 * price
+        assert sum(market.town.balance(mill.account) for mill in mills) == 2 * price
+        assert market.town.balance(BUYER.account) == -2 * price
+        assert market.town.forge.state.totals().locks_open == 0
+        market.town.check_books()
+        assert report.locked <= 500_000
+        job = market.journal.job(report.job_id)
+        assert job is not None
+        assert (job.state, job.paid, job.accepted) == ("done", report.paid, 30)
+        accepted = market.seen(progress.UnitAccepted)
+        assert sorted(event.unit for event in accepted) == list(range(30))
+        assert all(len(set(event.workers)) == 2 for event in accepted)
+        sent = {peer: sent for peer, sent, _ in market.journal.traffic(report.job_id)}
+        assert all(sent[mill.account] > len(MODULE) for mill in mills)
+        assert len(market.journal.timeline(report.job_id)) == len(market.events)
+
+
+async def test_a_liar_is_caught_cut_and_unpaid_for_the_lie(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        liar = market.add_mill(0, TestRunner(sometimes_lie))
+        for n in range(1, 4):
+            market.add_mill(n)
+        work = tasks(40)
+        report = await market.run(work)
+        await market.claims_done()
+        assert report.outcomes == tuple(honest(task) for task in work)
+        assert report.liars == (liar.account,)
+        assert market.journal.liars() == {liar.account}
+        refused = [e for e in market.seen(progress.UnitRefused) if e.worker == liar.account]
+        assert any(event.reason == "lie" for event in refused)
+        assert market.arbiter.ran
+        market.town.check_books()
+        assert market.town.forge.state.totals().locks_open == 0
+
+
+async def test_a_killed_worker_loses_its_units_and_its_lock_expires(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        victim = market.add_mill(0)
+        for n in range(1, 3):
+            market.add_mill(n)
+        work = tasks(40)
+
+        async def kill() -> None:
+            await trio.sleep(1.2)
+            victim.kill()
+
+        market.nursery.start_soon(kill)
+        report = await market.run(work)
+        await market.claims_done()
+        assert report.outcomes == tuple(honest(task) for task in work)
+        assert any(event.worker == victim.account for event in market.seen(progress.UnitMoved))
+        totals = market.town.forge.state.totals()
+        assert totals.locks_open == 1
+        market.town.check_books()
+
+
+async def test_one_worker_left_is_checked_by_the_buyer(tmp_path: Path) -> None:
+    """Three workers, one lies, one dies: the last one's results are matched by runs of our own."""
+    async with open_market(tmp_path) as market:
+        liar = market.add_mill(0, TestRunner(lie))
+        victim = market.add_mill(1)
+        market.add_mill(2)
+        work = tasks(24)
+
+        async def kill() -> None:
+            await trio.sleep(1.5)
+            victim.kill()
+
+        market.nursery.start_soon(kill)
+        report = await market.run(work)
+        assert report.outcomes == tuple(honest(task) for task in work)
+        assert report.liars == (liar.account,)
+        assert any(event.how == "arbiter" for event in market.seen(progress.UnitAccepted))
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+async def test_any_number_of_replicas(tmp_path: Path, replicas: int) -> None:
+    async with open_market(tmp_path) as market:
+        for n in range(4):
+            market.add_mill(n)
+        work = tasks(9)
+        report = await market.run(work, replicas=replicas)
+        assert report.outcomes == tuple(honest(task) for task in work)
+        for event in market.seen(progress.UnitAccepted):
+            assert len(set(event.workers)) == replicas
+
+
+async def test_crashes_move_a_unit_and_accuse_nobody(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        market.add_mill(0, TestRunner(lambda _: Outcome(Status.CRASHED)))
+        market.add_mill(1)
+        market.add_mill(2)
+        work = tasks(12)
+        report = await market.run(work)
+        assert report.outcomes == tuple(honest(task) for task in work)
+        assert not report.liars
+
+
+async def test_a_unit_that_always_times_out_fails_alone(tmp_path: Path) -> None:
+    def stuck(task: WasmTask) -> Outcome:
+        return Outcome(Status.TIMEOUT) if task.args == ("3",) else honest(task)
+
+    async with open_market(tmp_path) as market:
+        market.arbiter.answer = stuck
+        for n in range(3):
+            market.add_mill(n, TestRunner(stuck))
+        work = tasks(6)
+        report = await market.run(work)
+        assert set(report.failures) == {3}
+        assert [outcome for n, outcome in enumerate(report.outcomes) if n != 3] == [
+            honest(task) for n, task in enumerate(work) if n != 3
+        ]
+
+
+async def test_a_slow_worker_is_hedged_near_the_end(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        market.add_mill(0, TestRunner(unit_s=1000.0))
+        market.add_mill(1)
+        market.add_mill(2)
+        start = trio.current_time()
+        report = await market.run(tasks(6))
+        assert not report.failures
+        assert trio.current_time() - start < 60
+
+
+async def test_nobody_there_fails_the_job_without_spending(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        mill = market.add_mill(0)
+        mill.kill()
+        report = await market.run(tasks(3))
+        assert set(report.failures) == {0, 1, 2}
+        assert report.locked == 0
+        assert not market.wallet.submitted
+
+
+async def test_the_cap_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        market.add_mill(0)
+        market.add_mill(1)
+        with pytest.raises(OverBudget):
+            await market.run(tasks(3), cap=1_999)
+        with pytest.raises(OrderRefused):
+            await market.run(())
+        with pytest.raises(OrderRefused):
+            await market.run(tasks(3), offers=())
+        assert not market.wallet.submitted
+        assert not market.journal.jobs()
+
+
+@pytest.mark.parametrize("cap", [2_000, 5_000, 20_000])
+async def test_locks_never_sum_over_the_cap(tmp_path: Path, cap: int) -> None:
+    async with open_market(tmp_path) as market:
+        for n in range(4):
+            market.add_mill(n)
+        report = await market.run(tasks(12), cap=cap)
+        locked = sum(getattr(action, "amount", 0) for action in market.wallet.submitted)
+        assert locked == report.locked <= cap
+        assert report.paid <= cap
+        assert all(reason == "the cap is used up" for reason in report.failures.values())
+        market.town.check_books()
+
+
+async def test_a_cancelled_job_keeps_what_was_verified_paid(tmp_path: Path) -> None:
+    async with open_market(tmp_path) as market:
+        for n in range(2):
+            market.add_mill(n)
+        with trio.move_on_after(1.5):
+            await market.run(tasks(200))
+        await market.claims_done()
+        assert market.town.balance(BUYER.account) < 0
+        assert market.town.forge.state.totals().locks_open == 0
+        (job,) = market.journal.jobs()
+        assert job.paid == -market.town.balance(BUYER.account)
