@@ -26,7 +26,7 @@ from p2p.core.messages import (
     decode_answer,
     decode_question,
 )
-from p2p.core.peers import PeerBook, Trust, retry_delay_ms
+from p2p.core.peers import PEERS_MAX, PeerBook, Trust, retry_delay_ms
 from p2p.core.protocols import mdns_service
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ DIALS_PER_HOST_INTERVAL_MS: Final = 12_000
 QUESTION_BURST: Final = 10
 QUESTION_INTERVAL_MS: Final = 2_000
 DHT_FIND_MAX: Final = 20
+DHT_LINKS_ENOUGH: Final = 4
 _DHT_DOMAIN: Final = b"millrace/1\0dht peers\0"
 
 
@@ -64,11 +65,14 @@ class DiscoveryTiming:
     """How often each way is tried; tests shorten these."""
 
     dial_interval_s: float = 1.0
+    yield_s: float = 3.0
+    """How long the larger key leaves it to the smaller one to dial."""
     exchange_interval_s: float = 30.0
     exchange_hungry_s: float = 5.0
     """Instead of the above while links are missing."""
     bootstrap_check_s: float = 2.0
-    dht_first_s: float = 1.0
+    dht_first_s: float = 2.0
+    dht_hungry_s: float = 20.0
     dht_interval_s: float = 600.0
 
 
@@ -113,6 +117,7 @@ class Discovery:
         self._on_invalid = on_invalid
         self._timing = timing
         self._dialling: set[AccountId] = set()
+        self._met_ms: dict[AccountId, int] = {}
         self._per_host = RateLimit(burst=DIALS_PER_HOST_BURST, interval_ms=DIALS_PER_HOST_INTERVAL_MS)
         self._questions = RateLimit(burst=QUESTION_BURST, interval_ms=QUESTION_INTERVAL_MS)
         self.dials_made = 0
@@ -263,7 +268,11 @@ class Discovery:
         return [a.text for a in parsed if a.scope in scopes and a.relay is None and not is_own(a, ours)]
 
     async def run_dht(self) -> None:
-        """Fill the routing table, say that we are of this network, and look for others who said so."""
+        """Fill the routing table, say that we are of this network, and look for others who said so.
+
+        Once at joining; again soon while links are missing, since it takes up to three rounds until a table
+        is full; else rarely, since a round asks every peer in the table several times.
+        """
         key = dht_key(self._host.network_id)
         interval_s = self._timing.dht_first_s
         while True:
@@ -276,10 +285,21 @@ class Discovery:
             for account, addresses in await self._host.dht_find(key, DHT_FIND_MAX):
                 texts = [_with_peer(text, account) for text in addresses]
                 self._book.learn(account, texts, Trust.HEARSAY, now_ms)
-            # Three refreshes fill the table; after that the library's own pace is enough.
-            interval_s = min(max(interval_s, self._timing.dht_first_s) * 4, self._timing.dht_interval_s)
+            hungry = len(self._host.links()) < DHT_LINKS_ENOUGH
+            interval_s = self._timing.dht_hungry_s if hungry else self._timing.dht_interval_s
 
     # --- dialling ---
+
+    def _yields(self, account: AccountId, now_ms: int) -> bool:
+        """Whether to leave the first dial to `account`: of two that hear of each other at once one must wait.
+
+        Else both dial, and one of the two connections has to be closed again with the streams on it.
+        """
+        if account > self._host.account:
+            return False
+        if len(self._met_ms) > PEERS_MAX:
+            self._met_ms.clear()
+        return now_ms < self._met_ms.setdefault(account, now_ms) + int(self._timing.yield_s * 1000)
 
     async def _dial_some(self, count: int, linked: set[AccountId]) -> None:
         now_ms = self._clock_ms()

@@ -27,11 +27,11 @@ QUICK = MeshTiming(
     save_interval_s=0.2,
     discovery=DiscoveryTiming(
         dial_interval_s=0.1,
+        yield_s=0.5,
         exchange_interval_s=0.5,
         exchange_hungry_s=0.3,
         bootstrap_check_s=0.1,
-        dht_first_s=60.0,
-        dht_interval_s=60.0,
+        dht_first_s=600.0,
     ),
 )
 PATIENCE_S = 15.0
