@@ -185,10 +185,11 @@ class _Running:
         """Set `outcome`; then end `scope`, in which the hang-up is watched."""
         try:
             result = await answer(params, self._emit)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._client.ended = True
         except Exception as error:  # noqa: BLE001 - a request is a task; its failure is its client's answer
-            self.refuse(_explain(self._request.method, error))
+            if _is_hang_up(error):
+                self._client.ended = True
+            else:
+                self.refuse(_explain(self._request.method, error))
         else:
             if isinstance(result, AndThen):
                 self.afterwards = result.then
@@ -288,6 +289,14 @@ def _refused(what: str, error: WireError) -> UsageError:
     return UsageError(
         f"{what} is not understood", str(error), "see SPEC.md §16 for each method and its parameters"
     )
+
+
+def _is_hang_up(error: Exception) -> bool:
+    """Whether the client went away while it was being answered; an answer that opens a nursery says so in a group."""
+    kinds = (trio.BrokenResourceError, trio.ClosedResourceError)
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(kinds) is not None
+    return isinstance(error, kinds)
 
 
 def _explain(method: str, error: Exception) -> MillraceError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from millrace.capacity import compose_advert
+from p2p.core.errors import LocalProtocolError
 
 if TYPE_CHECKING:
     from executor.core.outcome import Outcome
@@ -81,7 +82,10 @@ class Lending:
                 advert = compose_advert(
                     self._config, self._mesh.account, self.capacity, slots_free=now[0], addresses=now[1]
                 )
-                await self._mesh.publish_advert(advert, ADVERT_TTL_S)
+                try:
+                    await self._mesh.publish_advert(advert, ADVERT_TTL_S)
+                except LocalProtocolError as error:  # a clock set far back; the next round may be taken
+                    _log.warning("the advert was not published: %s", error)
                 told, told_at = now, trio.current_time()
             await trio.sleep(ADVERT_LOOK_S)
 

@@ -32,8 +32,9 @@ from p2p.core.errors import IdentityError, ListenError, LocalProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from executor.runner import Runner
     from millrace.config import NodeConfig
-    from millrace.rental import Runner
+    from millrace.rental import Runner as UnitRunner
 
 __all__ = ["FINISH_S", "STOP_S", "Node", "main", "run_node"]
 
@@ -60,7 +61,7 @@ _log = logging.getLogger("millrace")
 async def run_node(
     config: NodeConfig,
     *,
-    runner_wrap: Callable[[Runner], Runner] | None = None,
+    runner_wrap: Callable[[Runner], UnitRunner] | None = None,
     ready: Callable[[Node], None] | None = None,
 ) -> None:
     """Run one node until it is stopped: by its local API, by cancelling, or by a room of its own that fails.
@@ -107,7 +108,9 @@ async def _leave_market(node: Node) -> None:
             await node.mesh.withdraw_advert()
 
 
-def main(argv: Sequence[str] | None = None, *, runner_wrap: Callable[[Runner], Runner] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None, *, runner_wrap: Callable[[Runner], UnitRunner] | None = None
+) -> int:
     """Run the node that the arguments and the environment mean, until SIGTERM or SIGINT; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m millrace.node", description="Run one millrace node.")
     parser.add_argument("--profile", default="", help="another node of the same user")
@@ -130,7 +133,7 @@ def main(argv: Sequence[str] | None = None, *, runner_wrap: Callable[[Runner], R
     return 0
 
 
-async def _run_until_told(config: NodeConfig, runner_wrap: Callable[[Runner], Runner] | None) -> None:
+async def _run_until_told(config: NodeConfig, runner_wrap: Callable[[Runner], UnitRunner] | None) -> None:
     """`run_node`, ended in order by the first signal and at once by the second."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:

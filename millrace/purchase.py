@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -55,6 +56,14 @@ SETTLE_WAIT_S: Final = 10.0
 """How long a finished job waits for its workers' claims, so that its report can carry their receipts."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Cap:
+    """The most a job may cost, and whether it is the account, not an owner's cap, that sets it."""
+
+    amount: int
+    by_account: bool
+
+
 class Purchases:
     """The buyer's desk of one node; `run` serves `job.run`."""
 
@@ -89,31 +98,31 @@ class Purchases:
                 module=module,
                 tasks=tasks,
                 offers=await self._offers(tasks, options["replicas"], emit),
-                cap=cap,
+                cap=cap.amount,
                 replicas=options["replicas"],
                 workers_max=options["workers"] or WORKERS_DEFAULT,
                 timeout_s=options["timeout_s"] or JOB_TIMEOUT_S,
             )
             tally = JobTally()
             begun_s = trio.current_time()
-            report = await self._run_with_events(order, tally, emit)
+            report = await self._run_with_events(order, cap, tally, emit)
             await _emit_results(report, tally, emit)
-            return await self._settle(report, tally, cap, begun_s, emit)
+            return await self._settle(report, tally, order.cap, begun_s, emit)
 
     @contextmanager
-    def _holding(self, wanted: int | None) -> Iterator[int]:
+    def _holding(self, wanted: int | None) -> Iterator[_Cap]:
         """The job's cap, held against the owner's limits while the job runs."""
         cap = self._cap(wanted)
         self.running += 1
-        self._reserved += cap
+        self._reserved += cap.amount
         try:
             yield cap
         finally:
             self.running -= 1
             self.done += 1
-            self._reserved -= cap
+            self._reserved -= cap.amount
 
-    def _cap(self, wanted: int | None) -> int:
+    def _cap(self, wanted: int | None) -> _Cap:
         """The least of what the caller, the owner's caps and the account allow; refuses when nothing is left."""
         spent = self._spent_today()
         caps = {
@@ -136,7 +145,7 @@ class Purchases:
                 f"its balance is {format_credits(account.balance)} credits, its limit {format_credits(account.limit)}",
                 "lend time to earn some, or ask a holder of credit for a transfer; see `millrace balance`",
             )
-        return min(cap, available)
+        return _Cap(min(cap, available), by_account=available < cap)
 
     async def _offers(self, tasks: tuple[WasmTask, ...], replicas: int, emit: Emit) -> tuple[Offer, ...]:
         """Whom to ask, best first.
@@ -171,7 +180,7 @@ class Purchases:
         since = self._buyer.clock_ms() - DAY_MS
         return sum(job.paid for job in self._buyer.journal.jobs(1_000) if job.created_ms >= since)
 
-    async def _run_with_events(self, order: JobOrder, tally: JobTally, emit: Emit) -> JobReport:
+    async def _run_with_events(self, order: JobOrder, cap: _Cap, tally: JobTally, emit: Emit) -> JobReport:
         send, receive = trio.open_memory_channel[dict[str, object]](EVENTS_MAX)
         missed = 0
 
@@ -200,7 +209,7 @@ class Purchases:
         if missed:
             await emit({"event": "events_missed", "count": missed})
         if failures:
-            raise _named(failures[0], order)
+            raise _named(failures[0], order, cap)
         return reports[0]
 
     async def _settle(
@@ -255,9 +264,15 @@ def _no_peers(heard: list[tuple[Offer, bool]], needs: Needs) -> NoPeers:
     return NoPeers("no peer fits the job", why, "see `millrace offers` and `millrace peers`", reasons=reasons)
 
 
-def _named(error: Exception, order: JobOrder) -> Exception:
+def _named(error: Exception, order: JobOrder, cap: _Cap) -> Exception:
     """The lease shell's refusals as errors for people; everything else as it is."""
     match error:
+        case OverBudget() if cap.by_account:
+            return InsufficientCredit(
+                "the account's credit does not cover the job; nothing was sent",
+                f"{error} ({format_credits(cap.amount)} credits are left)",
+                "lower the fuel limit of a unit, or earn credit first; see `millrace balance`",
+            )
         case OverBudget():
             return BudgetExceeded(
                 "the job could cost more than its cap; nothing was sent",

@@ -18,8 +18,9 @@ from bootstrap.genesis import NetworkFile, check_bootstrap_address, fault_line, 
 from executor.cache import CacheError
 from executor.core.limits import CEILINGS
 from executor.core.outcome import Outcome, Status
-from executor.runner import RunnerConfig, open_runner
+from executor.runner import ModuleRefused, RunnerConfig, open_runner
 from executor.selftest import SandboxError
+from executor.zygote import ChildError
 from ledger.archive import Archive
 from ledger.core.requests import ANSWER_BYTES_MAX
 from ledger.store import Store, open_store
@@ -53,6 +54,7 @@ __all__ = ["Node", "clock_ms", "open_node"]
 LEDGER: Final = "ledger"
 """The name under which witnesses serve the ledger: /millrace/<network>/ledger/1."""
 LEASES_PER_PEER_MAX: Final = 4
+MEASURE_AGAIN_S: Final = 30.0
 
 _log = logging.getLogger("millrace")
 
@@ -101,7 +103,7 @@ def clock_ms() -> int:
 
 @asynccontextmanager
 async def open_node(
-    config: NodeConfig, runner_wrap: Callable[[UnitRunner], UnitRunner] | None
+    config: NodeConfig, runner_wrap: Callable[[Runner], UnitRunner] | None
 ) -> AsyncIterator[Node]:
     """Open the rooms in the order in which they need each other; close them in the opposite one."""
     key = load_identity(config.paths.key)
@@ -204,10 +206,10 @@ async def _open_runner(config: NodeConfig, rooms: AsyncExitStack) -> tuple[Runne
         return None, f"no sandbox: {error}"
 
 
-async def _lend(node: Node, runner: Runner, runner_wrap: Callable[[UnitRunner], UnitRunner] | None) -> None:
+async def _lend(node: Node, runner: Runner, runner_wrap: Callable[[Runner], UnitRunner] | None) -> None:
     """Measure the machine, serve leases, advertise; runs as long as the node."""
     config = node.config
-    capacity = replace(_capacity(config), fuel_per_s=await runner.benchmark())
+    capacity = replace(_capacity(config), fuel_per_s=await _measure(node, runner))
     meter = Meter(runner if runner_wrap is None else runner_wrap(runner))
     worker = Worker(
         key=node.key,
@@ -235,6 +237,17 @@ async def _lend(node: Node, runner: Runner, runner_wrap: Callable[[UnitRunner], 
     node.lending_off = ""
     _log.info("lending %d slots at %d fuel/s each", capacity.slots, capacity.fuel_per_s)
     await node.lending.advertise()
+
+
+async def _measure(node: Node, runner: Runner) -> int:
+    """Fuel per second of one slot; tried again until it works, and meanwhile nothing is lent."""
+    while True:
+        try:
+            return await runner.benchmark()
+        except (ChildError, ModuleRefused) as error:
+            node.lending_off = f"the benchmark failed: {error}"
+            _log.warning("%s; trying again in %g s", node.lending_off, MEASURE_AGAIN_S)
+        await trio.sleep(MEASURE_AGAIN_S)
 
 
 def _capacity(config: NodeConfig) -> Capacity:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,9 @@ from bootstrap.config import BootstrapConfig
 from bootstrap.genesis import NetworkFile, save_network
 from bootstrap.node import run_bootstrap
 from ledger.core.genesis import Genesis
-from ledger.core.keys import SigningKey, peer_id
-from millrace.config import NodeConfig, load_config
+from millrace.config import load_config
 from millrace.endpoint import Endpoint
-from millrace.node import Node, run_node
+from millrace.node import run_node
 from millrace.paths import find_paths
 from p2p.identity import create_identity
 
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bootstrap.node import Ready
-    from millrace.rental import Runner
+    from executor.runner import Runner
+    from millrace.config import NodeConfig
+    from millrace.node import Node
+    from millrace.rental import Runner as UnitRunner
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 CREDIT_LIMIT = 10_000_000
@@ -44,6 +47,17 @@ class Network:
         endpoint = Endpoint(self.nodes[name].config.api.socket)
         return await trio.to_thread.run_sync(lambda: endpoint.call(method, wait_s=60, **params))
 
+    def peer(self, name: str) -> str:
+        return self.nodes[name].mesh.host.peer_id
+
+    async def offers(self, count: int) -> None:
+        """Wait until the buyer has heard so many."""
+
+        async def heard() -> bool:
+            return len((await self.api("buyer", "offers"))["offers"]) >= count
+
+        await until(heard)
+
     async def job(self, name: str, **params: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Run a job through the API of `name`: its events and its final report."""
         endpoint = Endpoint(self.nodes[name].config.api.socket)
@@ -53,6 +67,13 @@ class Network:
                 return list(stream), stream.result
 
         return await trio.to_thread.run_sync(run)
+
+
+async def until(holds: Callable[[], bool | Awaitable[bool]], timeout_s: float = 15.0) -> None:
+    """Wait until something real has happened, in a network that has no event for it."""
+    with trio.fail_after(timeout_s):
+        while not (await found if isinstance(found := holds(), Awaitable) else found):  # noqa: ASYNC110
+            await trio.sleep(0.05)
 
 
 def node_config(home: Path, *, lends: bool) -> NodeConfig:
@@ -71,10 +92,10 @@ async def small_network(
     *,
     witnesses: int = 1,
     workers: int = 2,
-    wraps: dict[str, Callable[[Runner], Runner]] | None = None,
+    wraps: dict[str, Callable[[Runner], UnitRunner]] | None = None,
 ) -> AsyncIterator[Network]:
     """`witnesses` entry points, `workers` lenders (worker-0 …) and one buyer; all gone when the block ends."""
-    root.chmod(0o700)
+    await trio.Path(root).chmod(0o700)
     names = [*(f"witness-{n}" for n in range(witnesses)), *(f"worker-{n}" for n in range(workers)), "buyer"]
     keys = {}
     for name in names:
@@ -102,9 +123,7 @@ async def small_network(
         yield network
         for node in network.nodes.values():
             node.stop()
-        with trio.move_on_after(10):
-            while any((root / name / "api.sock").exists() for name in network.nodes):
-                await trio.sleep(0.02)
+        await until(lambda: not any((root / name / "api.sock").exists() for name in network.nodes))
         nursery.cancel_scope.cancel()
 
 
@@ -117,17 +136,13 @@ async def _bootstrap(home: Path, task_status: trio.TaskStatus[str]) -> None:
 
 
 async def _start(
-    nursery: trio.Nursery, network: Network, name: str, wrap: Callable[[Runner], Runner] | None
+    nursery: trio.Nursery, network: Network, name: str, wrap: Callable[[Runner], UnitRunner] | None
 ) -> None:
     network.nodes[name] = await nursery.start(_node, network.root / name, wrap)
 
 
 async def _node(
-    home: Path, wrap: Callable[[Runner], Runner] | None, task_status: trio.TaskStatus[Node]
+    home: Path, wrap: Callable[[Runner], UnitRunner] | None, task_status: trio.TaskStatus[Node]
 ) -> None:
     config = node_config(home, lends=home.name.startswith("worker"))
     await run_node(config, runner_wrap=wrap, ready=task_status.started)
-
-
-def text_id(key: SigningKey) -> str:
-    return peer_id(key.account)
