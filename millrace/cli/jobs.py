@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import time
+from typing import Any, Final
 
 import click
 
 from ledger.core.amounts import format_credits
-from millrace.cli.frame import Session, table, verb
+from millrace.cli.frame import Session, short, table, verb
 
 __all__ = ["jobs_ls_verb", "jobs_show_verb"]
+
+_TOLD: Final = ("unit", "status", "how", "amount", "paid", "reason", "liar")
+"""What the timeline says about an event besides its name and peer; --json has all of it."""
 
 
 @verb("ls")
@@ -20,17 +24,17 @@ def jobs_ls_verb(session: Session, count: int) -> int:
     jobs = answer.get("jobs", answer.get("items", []))
     rows = [
         (
-            job.get("job", job.get("id", "")),
+            str(job.get("job", ""))[:12],
             job.get("state", ""),
-            job.get("name", ""),
-            f"{job.get('units_done', job.get('done', '?'))}/{job.get('units', '?')}",
+            _shown("created_ms", job.get("created_ms")),
+            f"{job.get('units_done', '?')}/{job.get('units', '?')}",
             format_credits(job["cost"]) if isinstance(job.get("cost"), int) else "",
         )
         for job in jobs
         if isinstance(job, dict)
     ]
     session.answer(
-        answer, lambda: table(("JOB", "STATE", "NAME", "UNITS", "COST"), rows) if rows else "no jobs yet"
+        answer, lambda: table(("JOB", "STATE", "STARTED", "UNITS", "COST"), rows) if rows else "no jobs yet"
     )
     return 0
 
@@ -40,5 +44,38 @@ def jobs_ls_verb(session: Session, count: int) -> int:
 def jobs_show_verb(session: Session, job: str) -> int:
     """One job with its leases and units."""
     answer = session.call("job.show", job=job)
-    session.answer(answer, lambda: json.dumps(answer, indent=2, default=lambda value: value.hex()))
+    session.answer(answer, lambda: _text(answer))
     return 0
+
+
+def _text(answer: dict[str, Any]) -> str:
+    """The job's facts, what happened when, and how many bytes went to whom."""
+    facts = answer.get("job")
+    rows = [(name, _shown(name, value)) for name, value in facts.items()] if isinstance(facts, dict) else []
+    parts = [table(("JOB", ""), rows)]
+    timeline = [event for event in answer.get("timeline", []) if isinstance(event, dict)]
+    if timeline:
+        start = timeline[0].get("at_ms", 0)
+        lines = [
+            (
+                f"+{(event.get('at_ms', start) - start) / 1000:.3f} s",
+                str(event.get("event", "")).replace("_", " "),
+                short(event.get("worker", event.get("peer", ""))),
+                "  ".join(f"{n}={event[n]}" for n in _TOLD if event.get(n) not in (None, "", [])),
+            )
+            for event in timeline
+        ]
+        parts.append(table(("WHEN", "WHAT", "PEER", ""), lines))
+    traffic = [item for item in answer.get("traffic", []) if isinstance(item, dict)]
+    if traffic:
+        sent = [(t.get("peer", ""), t.get("sent_bytes", ""), t.get("received_bytes", "")) for t in traffic]
+        parts.append(table(("BYTES TO AND FROM", "SENT", "RECEIVED"), sent))
+    return "\n\n".join(parts)
+
+
+def _shown(name: str, value: object) -> object:
+    if isinstance(value, int) and name in {"cap", "cost"}:
+        return format_credits(value)
+    if isinstance(value, int) and name == "created_ms":
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value / 1000))
+    return value

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from ledger.core.amounts import format_credits
-from millrace.cli.frame import Session, clean, refuse, table, verb
+from millrace.cli.frame import Session, clean, refuse, short, table, verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,14 +31,18 @@ __all__ = [
 ]
 
 RECEIPT_BYTES_MAX: Final = 64 << 10
+_AMOUNTS: Final = frozenset(
+    ("amount", "cumulative", "fee", "fees", "paid", "refunded", "locked", "balance", "balances_sum")
+)
 
 
 @verb("head")
 def ledger_head_verb(session: Session) -> int:
     """The newest block this node has verified."""
     answer = session.call("ledger.head")
-    rows = [(name, _shown(value)) for name, value in answer.items() if not isinstance(value, (dict, list))]
-    session.answer(answer, lambda: table(("FIELD", "VALUE"), rows))
+    totals = answer.get("totals")
+    fields = {**answer, **(totals if isinstance(totals, dict) else {})}
+    session.answer(answer, lambda: table(("FIELD", "VALUE"), _rows(fields)))
     return 0
 
 
@@ -65,10 +70,14 @@ def ledger_audit_verb(session: Session) -> int:
             step(event)
         report = stream.result if isinstance(stream.result, dict) else {}
     good = bool(report.get("ok", True))
-    rows = [(name, _shown(value)) for name, value in report.items() if not isinstance(value, (dict, list))]
     session.answer(
-        {"event": "report", **report}, lambda: table(("AUDIT", "good" if good else "FAILED"), rows)
+        {"event": "report", **report}, lambda: table(("AUDIT", "good" if good else "FAILED"), _rows(report))
     )
+    violation = report.get("violation")
+    if not good and isinstance(violation, dict):
+        session.say(
+            f"block {violation.get('height')} breaks {violation.get('rule')}: {violation.get('detail')}"
+        )
     return 0 if good else 1
 
 
@@ -80,7 +89,7 @@ def ledger_receipt_verb(session: Session, entry: str | None, output: str) -> int
     if entry is None:
         answer = session.call("ledger.receipts")
         items = answer.get("receipts", answer.get("items", []))
-        rows = [[_shown(value) for value in item.values()] for item in items]
+        rows = [[_shown(value, name) for name, value in item.items()] for item in items]
         headings = [name.upper() for name in items[0]] if items else ["RECEIPTS"]
         session.answer(answer, lambda: table(headings, rows) if rows else "no receipts yet")
         return 0
@@ -128,8 +137,8 @@ def ledger_verify_verb(session: Session, file: Path, network_path: str) -> int:
         "network_id": network.network_id.hex(),
         **_describe(receipt),
     }
-    rows = [(name, _shown(value)) for name, value in _describe(receipt).items()]
-    session.answer(document, lambda: f"✓ settled on {network.name}\n" + table(("FIELD", "VALUE"), rows))
+    text = f"✓ settled on {network.name}\n" + table(("FIELD", "VALUE"), _rows(_describe(receipt)))
+    session.answer(document, text)
     return 0
 
 
@@ -170,20 +179,36 @@ def _describe(receipt: Receipt) -> dict[str, Any]:
 
 
 def _block_text(block: dict[str, Any]) -> str:
-    lines = [f"block {block.get('height')}  slot {block.get('slot')}  time {block.get('time_ms')}"]
-    lines.extend(
-        "  " + "  ".join(f"{name} {_shown(value, name)}" for name, value in entry.items())
-        for entry in block.get("entries", [])
-        if isinstance(entry, dict)
-    )
-    return "\n".join(lines)
+    """A block as people read it: when, by whom, and one line for each entry."""
+    when = _shown(block.get("time_ms"), "time_ms")
+    head = f"block {block.get('height')}  {when}  led by {short(block.get('leader'))}"
+    entries = [entry for entry in block.get("entries", []) if isinstance(entry, dict)]
+    return "\n".join((head, *(f"  {_entry_text(entry)}" for entry in entries)))
+
+
+def _entry_text(entry: dict[str, Any]) -> str:
+    """One entry: number, kind, who to whom, how much, and the id that `ledger receipt` takes."""
+    parts = [f"#{entry.get('index')}", str(entry.get("type", "")).ljust(8), short(entry.get("account"))]
+    if other := entry.get("to") or entry.get("payee"):
+        parts.append(f"→ {short(other)}")
+    parts += [_shown(entry[name], name) for name in ("amount", "cumulative") if name in entry]
+    return clean("  ".join((*parts, str(entry.get("id", "")))))
+
+
+def _rows(fields: dict[str, Any]) -> list[tuple[str, str]]:
+    """Single facts for a table; lists and tables among them are for --json."""
+    return [(n, _shown(v, n)) for n, v in fields.items() if v is not None and not isinstance(v, (dict, list))]
 
 
 def _shown(value: object, name: str = "") -> str:
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, int) and not isinstance(value, bool) and name in {"amount", "cumulative", "fee"}:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name in _AMOUNTS:
         return format_credits(value)
+    if isinstance(value, int) and name == "time_ms":
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value / 1000))
     return clean(value)
 
 

@@ -93,9 +93,9 @@ class _Facts:
         if not isinstance(count, int):
             return clean(name) if isinstance(name, str) else ""
         faults = (count - 1) // 3
+        said = part.get("statement")
         tolerates = f"tolerate {faults} faulty" if faults else "tolerate no fault"
-        noun = "witness" if count == 1 else "witnesses"
-        return f"{clean(name)} · {count} {noun}, {tolerates}"
+        return f"{clean(name)} · {clean(said) if said else f'{count} witnesses, {tolerates}'}"
 
     def lending(self) -> str:
         """Whether this machine lends, and why not."""
@@ -104,9 +104,11 @@ class _Facts:
             return ""
         on = part.get("on", part.get("lends", part.get("lending")))
         why = clean(part.get("why") or "")
-        slots = part.get("slots")
+        slots, price = part.get("slots"), part.get("price_per_tfuel")
         text = "yes" if on else "no"
-        text += f", {part.get('slots_busy', 0)} of {slots} slots busy" if on and slots is not None else ""
+        text += f" · {part.get('slots_busy', 0)} of {slots} slots busy" if on and slots is not None else ""
+        text += f" · {part.get('units_done', 0)} units done" if on else ""
+        text += f" · {format_credits(price)} credits per 10^12 fuel" if on and isinstance(price, int) else ""
         return f"{text} · {why}" if why else text
 
     def peers(self) -> str:
@@ -130,19 +132,26 @@ class _Facts:
         if not isinstance(balance, int):
             return ""
         limit = part.get("limit")
-        may = f" · may fall to {format_credits(-limit)}" if isinstance(limit, int) else ""
+        may = f" · may fall to {format_credits(-limit)}" if isinstance(limit, int) and limit else ""
         locked = part.get("locked")
         held = f" · {format_credits(locked)} locked for jobs" if isinstance(locked, int) and locked else ""
-        return f"{format_credits(balance)} credits{may}{held}"
+        told = "".join(
+            f" · {name} {format_credits(part[name])}"
+            for name in ("earned", "pending", "spent")
+            if isinstance(part.get(name), int) and part[name]
+        )
+        return f"{format_credits(balance)} credits{may}{held}{told}"
 
     def ledger(self) -> str:
         """The newest verified block."""
-        part = self._part("ledger") or self._part("head")
+        part = self._part("ledger")
         if not part:
             return ""
-        text = f"block {part.get('height', 0)}, {part.get('entries', part.get('tree_size', 0))} entries"
-        age = part.get("age_s")
-        return text + (f", {_span(age)} ago" if isinstance(age, (int, float)) else "")
+        text, age = f"block {part.get('height', 0)}", part.get("age_s")
+        text += f", {_span(age)} old" if isinstance(age, (int, float)) and part.get("height") else ""
+        text += f" · {part.get('entries', 0)} entries verified here"
+        trouble = part.get("trouble")
+        return f"{text} · {clean(trouble)}" if trouble else text
 
     def sandbox(self) -> str:
         """Which layers of the sandbox stand."""

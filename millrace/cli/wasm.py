@@ -13,6 +13,7 @@ import click
 
 from ledger.core.amounts import format_credits
 from millrace.cli.frame import Session, clean, refuse, verb
+from millrace.core.api_messages import JOB_OPTIONS, UNIT_FIELDS
 from millrace.errors import MillraceError
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["wasm_run_verb"]
 
-STDIN_BYTES_MAX: Final = 3 << 20
+STDIN_BYTES_MAX: Final = UNIT_FIELDS["stdin"].high
+REPLICAS_MAX: Final = JOB_OPTIONS["replicas"].high
 TASK_FAILED: Final = 6
 
 
@@ -31,7 +33,11 @@ TASK_FAILED: Final = 6
     "--stdin", "stdin_path", default="", metavar="FILE", help="The module's standard input; - is ours."
 )
 @click.option(
-    "--replicas", type=click.IntRange(1, 7), default=2, show_default=True, help="Peers that must agree."
+    "--replicas",
+    type=click.IntRange(1, REPLICAS_MAX),
+    default=2,
+    show_default=True,
+    help="Peers that must agree.",
 )
 @click.option("--max-cost", default=None, metavar="CREDITS", help="Hard cap for all replicas together.")
 @click.option("--fuel", type=click.IntRange(min=1), default=None, help="Instructions it may use.")
