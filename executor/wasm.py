@@ -184,12 +184,13 @@ def _first_line(error: Exception) -> str:
     return "; ".join(line.strip() for line in (lines[0], lines[-1]) if line)[:300]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
-    """The unit that runs now, and the fuel that it was given."""
+    """The unit that runs now, the fuel that it was given, and its memory once a host call has looked it up."""
 
     wasi: wasi.Wasi
     fuel: int
+    memory: wasmtime.Memory | None = None
 
 
 class _CallerMemory:
@@ -197,14 +198,15 @@ class _CallerMemory:
 
     __slots__ = ("_caller", "_fuel", "_memory", "_store")
 
-    def __init__(self, caller: wasmtime.Caller, fuel: int) -> None:
-        """`fuel` is what the unit was given at its start."""
+    def __init__(self, caller: wasmtime.Caller, running: _Running) -> None:
         self._caller = caller
         # The two fuel methods need only the context that a caller has too; their annotation asks for a Store.
         self._store = cast("wasmtime.Store", caller)
-        self._fuel = fuel
-        memory = caller.get("memory")
-        self._memory = memory if isinstance(memory, wasmtime.Memory) else None
+        self._fuel = running.fuel
+        if running.memory is None:
+            memory = caller.get("memory")
+            running.memory = memory if isinstance(memory, wasmtime.Memory) else None
+        self._memory = running.memory
 
     def _at(self, address: int, size: int) -> int:
         if self._memory is None or address + size > self._memory.data_len(self._caller):
@@ -250,7 +252,7 @@ def _host_function(name: str, current: Callable[[], _Running | None]) -> Callabl
         running = current()
         if running is None:
             raise ModuleError("no unit is running")
-        errno = running.wasi.call(name, _CallerMemory(caller, running.fuel), arguments)
+        errno = running.wasi.call(name, _CallerMemory(caller, running), arguments)
         return None if name == "proc_exit" else errno
 
     return answer

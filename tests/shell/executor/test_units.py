@@ -193,7 +193,7 @@ async def test_random_bytes_follow_from_the_task(runner: Runner) -> None:
 
 async def test_fuel_is_a_known_number(runner: Runner) -> None:
     """Pinned: fuel is what is paid, so a change of engine, settings or host prices must show here."""
-    assert (await run(runner, modules.HELLO)).fuel == 5_049
+    assert (await run(runner, modules.HELLO)).fuel == 100_049
     assert (await run(runner, modules.WORK, "work", "1000")).fuel == 12_002
 
 
