@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import trio
 
@@ -101,11 +101,11 @@ class Channel:
                 with trio.fail_after(timeout_s):
                     await self._stream.send_all(frame)
             except trio.TooSlowError as error:
-                self._abort()
+                self.abort()
                 raise ChannelClosed(f"{self.name}: the peer did not read for {timeout_s:g} s") from error
             except trio.Cancelled:
                 if self._stream.written_bytes != before:
-                    self._abort()  # part of the frame is out: nothing after it could be understood
+                    self.abort()  # part of the frame is out: nothing after it could be understood
                 raise
 
     async def receive(self) -> bytes:
@@ -121,11 +121,11 @@ class Channel:
                         raise ChannelClosed(f"{self.name}: the peer closed the channel")
                     self._messages = self._decoder.feed(data)[::-1]
                 except WireError as error:
-                    self._abort()
+                    self.abort()
                     raise RemoteProtocolError(f"{self.name}: {error}") from error
             return self._messages.pop()
 
-    def __aiter__(self) -> Channel:
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
@@ -133,6 +133,12 @@ class Channel:
             return await self.receive()
         except ChannelClosed:
             raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """End the channel; messages sent still arrive. Repeats do nothing."""
@@ -142,9 +148,6 @@ class Channel:
 
     def abort(self) -> None:
         """End the channel at once: what was sent may not arrive."""
-        self._abort()
-
-    def _abort(self) -> None:
         self._closed = True
         self._stream.abort()
 
