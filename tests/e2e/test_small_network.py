@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from small_network import CREDIT_LIMIT, small_network, until
 
 from ledger.core.receipt import Receipt
 from millrace import Client, Unit
 from millrace.endpoint import Endpoint
 from millrace.errors import BudgetExceeded, InsufficientCredit, NoPeers, UsageError
+from tests.e2e.small_network import CREDIT_LIMIT, small_network, until
 
 if TYPE_CHECKING:
-    from small_network import Network
-
     from executor.core.outcome import Outcome
     from executor.core.task import WasmTask
     from executor.runner import Runner
+    from tests.e2e.small_network import Network
 
 pytestmark = pytest.mark.e2e
 
