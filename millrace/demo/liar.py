@@ -6,15 +6,18 @@ dishonest operator needs no more than that.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+
+from millrace.node import main as run_peer
 
 if TYPE_CHECKING:
     from executor.core.outcome import Outcome
     from executor.core.task import WasmTask
     from executor.runner import Runner
 
-__all__ = ["LIES_IN_256", "LyingRunner", "main"]
+__all__ = ["LIES_IN_256", "LyingRunner"]
 
 LIES_IN_256: Final = 64
 """Of 256 units, how many it spoils: a quarter. Often enough to meet in a short demo, rare enough to look good."""
@@ -35,3 +38,7 @@ class LyingRunner:
         if task.digest()[0] >= LIES_IN_256 or not outcome.output:
             return outcome
         return replace(outcome, output=outcome.output[:-1] + bytes((outcome.output[-1] ^ 1,)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_peer(runner_wrap=LyingRunner))

@@ -52,20 +52,21 @@ RULES = [
         )
         for room in ("p2p", "ledger", "executor", "millrace")
     ),
+    rule(
+        "p2p",
+        "libp2p multiaddr",
+        "libp2p stands behind the host: what it lacks is mended there, and it can be replaced there",
+        doors="p2p/host.py p2p/hardening.py p2p/links.py p2p/muxer.py p2p/pubsub.py p2p/routing.py",
+    ),
+    rule(
+        "p2p",
+        "zeroconf",
+        "mDNS answers on a thread of its own: one module brings it home",
+        doors="p2p/lan.py",
+    ),
     *(
-        rule(
-            room,
-            "libp2p multiaddr zeroconf",
-            "libp2p has one owner, so that it can be patched and replaced there",
-            doors,
-        )
-        for room, doors in {
-            "p2p": "p2p/host.py p2p/hardening.py",
-            "ledger": "",
-            "executor": "",
-            "bootstrap": "",
-            "millrace": "",
-        }.items()
+        rule(room, "libp2p multiaddr zeroconf", "the network is p2p's")
+        for room in ("ledger", "executor", "bootstrap", "millrace")
     ),
     *(
         rule(room, "sqlite3", "a database has one owner, which numbers its writes", doors)
@@ -78,13 +79,23 @@ RULES = [
         }.items()
     ),
     *(
-        rule(room, "subprocess ctypes", "a process is started where its limits are set", doors)
+        rule(room, "subprocess", "a process is started where its limits are set", doors)
         for room, doors in {
             "p2p": "",
             "ledger": "",
             "executor": "executor/sandbox.py",
             "bootstrap": "",
         }.items()
+    ),
+    rule(
+        "executor",
+        "ctypes",
+        "raw system calls and raw memory belong into the child that is about to be shut in",
+        doors="executor/child_lockdown.py executor/wasm.py",
+    ),
+    *(
+        rule(room, "ctypes", "no raw memory outside the sandbox's child")
+        for room in ("p2p", "ledger", "bootstrap")
     ),
     rule(
         "millrace/cli",
