@@ -13,6 +13,7 @@ Events in, actions out; time and the random order of workers are arguments. The 
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from executor.core.judge import Verdict, judge, settle
@@ -305,14 +306,20 @@ class Job:
         for unit in short:
             if self._short(unit) and self._may_take(unit, worker):
                 return unit
-        if out >= max(1, window // 2):
-            return None
-        for place, number in enumerate(self._queue):
-            if place >= QUEUE_SCAN_MAX:
-                return None
+        if self._queue:
+            return self._fresh_for(worker) if out < max(1, window // 2) else None
+        return None if self._owes(worker) else self._overdue_for(worker)
+
+    def _fresh_for(self, worker: WorkerRecord) -> UnitRecord | None:
+        for number in islice(self._queue, QUEUE_SCAN_MAX):
             if self._may_take(self._units[number], worker):
                 return self._units[number]
-        return self._overdue_for(worker) if not worker.out and not self._queue else None
+        return None
+
+    def _owes(self, worker: WorkerRecord) -> bool:
+        """Whether the worker still has something to run."""
+        name = worker.lease.worker
+        return any(self._units[number].replicas[name].phase is Phase.ASSIGNED for number in worker.out)
 
     def _overdue_for(self, worker: WorkerRecord) -> UnitRecord | None:
         """Near the end an idle worker repeats what somebody is slow with: at most one extra replica per unit."""

@@ -15,6 +15,7 @@ from executor.core.task import WasmTask
 from ledger.core.state import Refusal
 from ledger.wallet import EntryRefused
 from millrace.core.market import Offer
+from millrace.core.progress import UnitCommitted
 from millrace.journal import Journal, open_journal
 from millrace.leases import Buyer, JobOrder, JobReport, run_job
 from millrace.settle import Settler
@@ -262,6 +263,12 @@ class Market:
             "lock_span_s": 600.0,
         }
         return await run_job(JobOrder(**(fields | changes)), self.buyer, self.events.append)
+
+    async def kill_when_busy(self, victim: Mill) -> None:
+        """Kill it with some units committed and some in its hands."""
+        while not any(event.worker == victim.account for event in self.seen(UnitCommitted)):
+            await trio.sleep(0.01)
+        victim.kill()
 
     async def claims_done(self) -> None:
         """Until every living worker has claimed."""
