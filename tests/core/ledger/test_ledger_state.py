@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from ledger.core import holdings as holdings_module
+from ledger.core.amounts import AMOUNT_MAX, LIMIT_SUM_MAX
 from ledger.core.entries import Claim, Entry, EntryType, Expire, Lock, Transfer
 from ledger.core.holdings import Account, Holdings, Layer
 from ledger.core.state import (
@@ -327,3 +328,25 @@ def test_the_root_names_network_accounts_and_open_locks(ledger: Ledger) -> None:
     roots.add(ledger.state.root())
     assert len(roots) == 4
     assert Holdings((Layer(),)).accounts() == []
+
+
+def test_the_largest_sums_stay_exact_and_fit_64_bits() -> None:
+    """All credit of the largest network in one purse: i64 in the snapshot, no rounding, no overflow."""
+    ledger = Ledger(genesis(limits=((ALICE.account, LIMIT_SUM_MAX),)))
+    holdings = ledger.state.holdings
+    old = holdings.account(ALICE.account)
+    holdings.put_account(ALICE.account, old, replace(old, balance=-LIMIT_SUM_MAX + AMOUNT_MAX))
+    holdings.credit(CAROL.account, LIMIT_SUM_MAX - AMOUNT_MAX)
+    ledger.do(ledger.sign(ALICE, Transfer(CAROL.account, AMOUNT_MAX)))
+    assert (ledger.balance(ALICE), ledger.balance(CAROL)) == (-LIMIT_SUM_MAX, LIMIT_SUM_MAX)
+    assert (LIMIT_SUM_MAX).to_bytes(8, "big", signed=True) in ledger.state.snapshot()
+    ledger.refused(ledger.sign(ALICE, Transfer(CAROL.account, 1)), Reason.INSUFFICIENT)
+
+
+def test_two_wallets_with_one_key_spend_once(ledger: Ledger) -> None:
+    """A cloned wallet, or a restored backup: of two entries with one seq, the second never counts."""
+    one = ledger.sign(ALICE, Transfer(BOB.account, LIMIT), seq=1)
+    other = ledger.sign(ALICE, Transfer(CAROL.account, LIMIT), seq=1)
+    ledger.do(one)
+    ledger.refused(other, Reason.CONFLICT)
+    assert (ledger.balance(BOB), ledger.balance(CAROL)) == (LIMIT, 0)
