@@ -42,6 +42,7 @@ PIECE_BYTES: Final = 128 << 10
 RENDER_LIMITS: Final = Limits(fuel=20_000_000_000, memory_bytes=16 << 20, wall_s=60, output_bytes=256 << 10)
 COUNT_LIMITS: Final = Limits(fuel=2_000_000_000, memory_bytes=16 << 20, wall_s=60, output_bytes=512 << 10)
 SETTLE_WAIT_S: Final = 40.0
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
@@ -62,7 +63,7 @@ def run(argv: Sequence[str]) -> int:
     verdict = Verdict()
     started = time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = {each: signal.signal(each, _interrupt) for each in STOP_SIGNALS}
     try:
         with stage:
             verdict.checks = _perform(root, stage, options, verdict.figures)
@@ -74,7 +75,8 @@ def run(argv: Sequence[str]) -> int:
         verdict.problem, verdict.code = f"{type(error).__name__}: {error}", EXIT_FAILED
     finally:
         shutil.rmtree(root, ignore_errors=True)
-        signal.signal(signal.SIGTERM, previous)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
     left = leftovers(root)
     verdict.checks.append(
         Check("no process, socket or folder is left", not left, ", ".join(left) or "none found")
@@ -180,6 +182,9 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
+    # once is enough: an impatient second Ctrl-C must not interrupt the tidying up
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -107,7 +107,8 @@ class Play:
         heard: dict[str, float] = {}
         self.network.wait("four offers at the buyer", lambda: self._hear(heard))
         for name in WITNESSES:
-            self.stage.mark(name, "ordering the ledger")
+            self.stage.mark(name, "orders the ledger")
+        self.stage.mark(BUYER, "buys and verifies")
         self.figures["start_s"] = round(time.monotonic() - started, 2)
         self.stage.say(f"{len(WORKERS)} signed offers reached the buyer by gossip", "green")
 
@@ -219,6 +220,8 @@ class Play:
                     player.paid += event["amount"]
                     player.units += event["units"]
             case "lease_ended":
+                if stage.players[worker].state.startswith("leased"):
+                    stage.mark(worker, "done, claims its pay")
                 stage.say(f"{name}: lease with {worker} ended ({event['reason']})", "dim")
 
     def kill_worker(self) -> None:
