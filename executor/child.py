@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import resource
 import select
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from executor import child_lockdown, child_probe
+from executor.core import seccomp
 from executor.core.frames import CANCEL, FRAME_BYTES_MAX, Frames, frame
 from executor.core.outcome import OUTCOME_BYTES_MAX, Outcome, Status
 from executor.core.seccomp import Stage
@@ -245,6 +247,7 @@ def _serve(settings: dict[str, int | None]) -> None:
     """Read one compiled module, answer b"ready", then run units of it until fd 0 closes."""
     from executor import wasm  # noqa: PLC0415 - see _compile
 
+    seccomp.program(platform.machine(), Stage.UNIT)  # assembled once here, not in every unit's process
     _lock(settings, Stage.ZYGOTE)
     compiled = _next_frame(Frames(FRAME_BYTES_MAX))
     if compiled is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Final
 
 __all__ = ["ARCHITECTURES", "Architecture", "Stage", "program"]
@@ -115,6 +116,7 @@ ARCHITECTURES: Final = {
 }
 
 
+@cache
 def program(machine: str, stage: Stage) -> bytes | None:
     """The filter of `stage` as an array of struct sock_filter, or None on a machine that we have no table for.
 

@@ -1,0 +1,104 @@
+"""What the self-test claims, and on what evidence (SPEC.md §13.6)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from executor import sandbox, selftest
+from executor.cgroups import Hierarchy, find_hierarchy, sweep
+from executor.runner import RunnerConfig, open_runner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from executor.selftest import Layer
+
+needs_bwrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+
+
+def standing(layers: tuple[Layer, ...]) -> dict[str, bool]:
+    return {layer.name: layer.standing for layer in layers}
+
+
+@needs_bwrap
+async def test_the_layers_of_this_machine(tmp_path: Path) -> None:
+    key = tmp_path / "node.key"
+    key.write_text("secret")
+    async with open_runner(RunnerConfig(cache_dir=tmp_path / "c", secrets=(key,))) as runner:
+        found = standing(runner.layers)
+    assert found["namespaces"]
+    assert found["seccomp"]
+    assert found["user"]
+    assert found["cgroup"] == (find_hierarchy() is not None)
+
+
+async def test_without_bubblewrap_the_loss_is_said(tmp_path: Path) -> None:
+    async with open_runner(RunnerConfig(cache_dir=tmp_path / "c", use_bwrap=False)) as runner:
+        found = standing(runner.layers)
+        (spaces,) = (layer for layer in runner.layers if layer.name == "namespaces")
+    assert not found["namespaces"]
+    assert "only the wasm kind runs" in spaces.detail
+    assert found["seccomp"]
+    assert found["user"] == (os.geteuid() == 0)
+
+
+async def test_a_bubblewrap_that_fails_is_not_used(tmp_path: Path) -> None:
+    """Forbidden user namespaces look like this: the program is there, and ends with a message."""
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    site = sandbox.find_site()
+    site = sandbox.Site(site.python, site.libraries, site.executor, site.wasmtime, broken)
+    plan, layers = await selftest.choose_plan(site, None, (), use_bwrap=True)
+    assert not plan.bwrap
+    assert "No permissions to create new namespace" in layers[0].detail
+
+
+@needs_bwrap
+async def test_a_layer_that_does_not_stand_is_not_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox with a hole (the folder of a secret bound into it, no filter) is found out by the probe."""
+    key = tmp_path / "node.key"
+    key.write_text("secret")
+    whole = sandbox._bwrap_command
+
+    def with_hole(site: sandbox.Site, plan: sandbox.Plan, filter_fd: int | None) -> list[str]:
+        command = whole(site, plan, filter_fd)
+        at = command.index("--remount-ro")
+        return [*command[:at], "--ro-bind", str(tmp_path), str(tmp_path), *command[at:]]
+
+    monkeypatch.setattr(sandbox, "_bwrap_command", with_hole)
+    _, layers = await selftest.choose_plan(sandbox.find_site(), None, (str(key),), use_bwrap=True)
+    assert not standing(layers)["namespaces"]
+    assert str(key) in layers[0].detail
+
+
+def test_cgroup_version_2_counts_only_when_delegated(tmp_path: Path) -> None:
+    own = tmp_path / "self"
+    own.write_text("0::/user/node\n")
+    group = tmp_path / "user" / "node"
+    group.mkdir(parents=True)
+    assert find_hierarchy(tmp_path, own) is None
+    (group / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    assert find_hierarchy(tmp_path, own) == Hierarchy(2, (group,))
+    (group / "cgroup.subtree_control").write_text("cpu\n")
+    assert find_hierarchy(tmp_path, own) is None
+    own.write_text("garbage")
+    assert find_hierarchy(tmp_path, own) is None
+    assert find_hierarchy(tmp_path, tmp_path / "missing") is None
+
+
+def test_groups_of_dead_nodes_are_swept(tmp_path: Path) -> None:
+    for name in (f"millrace-{os.getpid()}-1", "millrace-4194305-1", "millrace-x-1", "other-4194305-1"):
+        (tmp_path / name).mkdir()
+    sweep(Hierarchy(2, (tmp_path,)))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"millrace-{os.getpid()}-1",
+        "millrace-x-1",
+        "other-4194305-1",
+    }
