@@ -35,8 +35,16 @@ from ledger.core.events import (
     Tick,
     WakeAt,
 )
+from ledger.core.lineage import (
+    agreed_parent,
+    certificates_from,
+    first_unproven,
+    missing_block,
+    stands_on_agreed,
+)
 from ledger.core.mempool import Mempool
 from ledger.core.state import Reason, Refusal
+from ledger.core.timers import Timers
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
 if TYPE_CHECKING:
@@ -50,16 +58,7 @@ CLOCK_AHEAD_MS_MAX: Final = 5_000
 PROPOSAL_SLOTS_AHEAD_MAX: Final = 8
 PROPOSALS_PER_SLOT_MAX: Final = 2
 """An honest leader signs one; a second is kept because the quorum may have notarised that one."""
-TIMEOUT_GROWTH: Final = 1.2
-TIMEOUT_GROWTH_SLOTS_MAX: Final = 16
-"""The slot timer grows with each slot since the last final one, to 18 times its start: whatever the network's delay
-is, some slot is long enough for a block."""
-SILENT_TIMEOUT_SHARE: Final = 0.125
-"""A leader whose last slot was skipped, and who was not heard since, gets this share of the slot timer."""
-REPEAT_S: Final = 0.25
-REPEAT_S_MAX: Final = 4.0
 ANSWER_GAP_S: Final = 0.05
-CERTIFICATES_PER_ANSWER_MAX: Final = 32
 FINAL_VOTES_REPEATED_MAX: Final = 8
 
 
@@ -87,10 +86,7 @@ class Simplex:
         self._final_certificate: Certificate | None = None
         self._silent: set[AccountId] = set()
         self._abstain_until_slot = 0
-        self._deadline_s: float | None = None
-        self._push_s = 0.0
-        self._repeat_at_s: float | None = None
-        self._repeat_s = REPEAT_S
+        self._timers = Timers(self.genesis.slot_timeout_ms / 1000)
         self._may_build = True
         self._answered_s: dict[AccountId, float] = {}
         self._restore(saved)
@@ -294,11 +290,7 @@ class Simplex:
         candidate = self.chain.candidate(block_hash)
         if candidate is None or candidate.tip.time_ms > self._now.wall_ms + CLOCK_AHEAD_MS_MAX:
             return False
-        header = candidate.block.header
-        agreed = self._ballots.notarised(header.parent_slot)
-        if header.parent_hash not in {self.chain.tip.block_hash, agreed}:
-            return False
-        return all(self._ballots.skipped(slot) for slot in range(header.parent_slot + 1, header.slot))
+        return stands_on_agreed(candidate.block.header, self.chain.tip, self._ballots)
 
     def _vote_final(self) -> bool:
         """Vote FINAL where our own NOTAR became a certificate and we did not skip (R6.5)."""
@@ -331,11 +323,9 @@ class Simplex:
 
     def _enter(self, slot: int) -> None:
         """Be in `slot`, with new timers; proposals of passed slots that nobody stands for are dropped."""
-        if slot != self.slot:
-            self.slot = slot
-            self._deadline_s = None
+        self._timers.restart(is_new_slot=slot != self.slot)
+        self.slot = slot
         self._may_build = True
-        self._repeat_s, self._repeat_at_s = REPEAT_S, None
         for past in [past for past in self._proposals if past < slot]:
             own = self._own.get((Kind.NOTAR, past))
             stands = {self._ballots.notarised(past), own.block_hash if own is not None else None}
@@ -347,12 +337,12 @@ class Simplex:
         slot = self.slot
         if not self._may_build or self.genesis.leader(slot) != self._me or (Kind.SKIP, slot) in self._own:
             return False
-        parent_hash = self._parent_hash()
+        parent_hash = agreed_parent(slot, self.chain, self._ballots)
         if parent_hash is None or not self._may_vote(Kind.NOTAR, slot):
             return False
         self._may_build = False
         candidate = self.chain.build(parent_hash, slot, self._now.wall_ms, self.pool.in_order())
-        pushes = parent_hash != self.chain.tip.block_hash and self._now.s >= self._push_s
+        pushes = parent_hash != self.chain.tip.block_hash and self._timers.is_half_over(self._now.s)
         if not candidate.block.entries and not pushes:
             return False
         proposal = sign_proposal(self._key, self.genesis, candidate.block)
@@ -360,16 +350,6 @@ class Simplex:
         self._keep(proposal)
         self._cast(Kind.NOTAR, slot, candidate.tip.block_hash)
         return True
-
-    def _parent_hash(self) -> bytes | None:
-        """The highest block that a block of this slot may build on; None while it is not here."""
-        for slot in range(self.slot - 1, self.chain.tip.slot, -1):
-            agreed = self._ballots.notarised(slot)
-            if agreed is not None and self.chain.holds(agreed):
-                return agreed
-            if not self._ballots.skipped(slot):
-                return None
-        return self.chain.tip.block_hash
 
     def _may_vote(self, kind: Kind, slot: int) -> bool:
         return (kind, slot) not in self._own and slot >= self._abstain_until_slot
@@ -392,46 +372,29 @@ class Simplex:
     # Time.
 
     def _tick(self) -> None:
-        now_s = self._now.s
         self._may_build = True
-        if self._deadline_s is not None and now_s >= self._deadline_s:
-            self._deadline_s = None
+        if self._timers.slot_is_over(self._now.s):
             for dropped in self.pool.sweep(self.chain.state, self._now.wall_ms):
                 self._actions.append(Judged(dropped.entry_id, dropped.refusal))
-            if (
-                self._is_waiting()
-                and self._may_vote(Kind.SKIP, self.slot)
-                and (Kind.FINAL, self.slot) not in self._own
-            ):
+            voted_final = (Kind.FINAL, self.slot) in self._own
+            if self._is_waiting() and not voted_final and self._may_vote(Kind.SKIP, self.slot):
                 self._cast(Kind.SKIP, self.slot)
-        if self._repeat_at_s is not None and now_s >= self._repeat_at_s:
+        if self._timers.repeat_is_due(self._now.s):
             self._repeat()
-            self._repeat_s = min(REPEAT_S_MAX, self._repeat_s * 2)
-            self._repeat_at_s = now_s + self._repeat_s
 
     def _arm(self) -> None:
         """Ask to be woken for the slot timer, which runs only while something waits, and for repeats."""
-        now_s = self._now.s
-        waiting = self._is_waiting()
-        if not waiting or (Kind.SKIP, self.slot) in self._own:
-            self._deadline_s = None
-        elif self._deadline_s is None:
-            timeout_s = self._timeout_s()
-            self._deadline_s, self._push_s = now_s + timeout_s, now_s + timeout_s / 2
-        if not waiting and self.slot == self.chain.tip.slot + 1 and self._ballots.is_empty():
-            self._repeat_at_s = None
-        elif self._repeat_at_s is None:
-            self._repeat_at_s = now_s + self._repeat_s
-        times = [at_s for at_s in (self._deadline_s, self._repeat_at_s) if at_s is not None]
-        if self._deadline_s is not None and self._push_s > now_s:
-            times.append(self._push_s)
-        if times:
-            self._actions.append(WakeAt(min(times)))
-
-    def _timeout_s(self) -> float:
-        slots = min(TIMEOUT_GROWTH_SLOTS_MAX, self.slot - self.chain.tip.slot - 1)
-        timeout_s: float = self.genesis.slot_timeout_ms / 1000 * TIMEOUT_GROWTH**slots
-        return timeout_s * (SILENT_TIMEOUT_SHARE if self.genesis.leader(self.slot) in self._silent else 1.0)
+        is_waiting = self._is_waiting()
+        slots_open = self.slot - self.chain.tip.slot - 1
+        wake_at_s = self._timers.arm(
+            self._now.s,
+            runs=is_waiting and (Kind.SKIP, self.slot) not in self._own,
+            repeats=is_waiting or slots_open > 0 or not self._ballots.is_empty(),
+            slots_open=slots_open,
+            is_leader_silent=self.genesis.leader(self.slot) in self._silent,
+        )
+        if wake_at_s is not None:
+            self._actions.append(WakeAt(wake_at_s))
 
     def _is_waiting(self) -> bool:
         """Whether somebody waits for a block: an entry, a block that is not final, or witnesses who skip the slot."""
@@ -446,7 +409,9 @@ class Simplex:
     def _repeat(self) -> None:
         """Say again what may have been lost, and ask for what is missing here."""
         slot = self.slot
-        self._broadcast(Ask(slot, self.chain.tip.slot, self._missing()))
+        tip = self.chain.tip
+        unproven = first_unproven(slot, tip, self._ballots, self._proposals.get(slot, {}).values())
+        self._broadcast(Ask(unproven, tip.slot, missing_block(slot, tip, self._ballots, self._proposals)))
         votes = [self._own.get((kind, slot)) for kind in (Kind.NOTAR, Kind.SKIP, Kind.FINAL)]
         finals = sorted((vote.slot, vote) for (kind, _), vote in self._own.items() if kind is Kind.FINAL)
         votes += [vote for _, vote in finals[-FINAL_VOTES_REPEATED_MAX:]]
@@ -460,14 +425,6 @@ class Simplex:
         if waiting:
             self._broadcast(Relay(waiting))
 
-    def _missing(self) -> bytes:
-        """The first agreed block that is not here, or NO_BLOCK."""
-        for slot in range(self.chain.tip.slot + 1, self.slot):
-            agreed = self._ballots.notarised(slot)
-            if agreed is not None and agreed not in self._proposals.get(slot, {}):
-                return agreed
-        return NO_BLOCK
-
     def _answer(self, peer: AccountId, ask: Ask) -> None:
         """Send what the asker lacks, at most once per ANSWER_GAP_S; if it is ahead of us, catch up with it."""
         if self._now.s - self._answered_s.get(peer, -ANSWER_GAP_S) < ANSWER_GAP_S:
@@ -478,12 +435,8 @@ class Simplex:
             self._actions.append(CatchUp(peer))
         elif ask.final_slot < final_slot and self._final_certificate is not None:
             self._send(peer, self._final_certificate)
-        first = max(ask.slot, final_slot + 1)
-        for slot in range(first, min(self.slot, first + CERTIFICATES_PER_ANSWER_MAX)):
-            for kind in (Kind.NOTAR, Kind.SKIP):
-                certificate = self._ballots.certificate(kind, slot)
-                if certificate is not None:
-                    self._send(peer, certificate)
+        for certificate in certificates_from(max(ask.slot, final_slot + 1), self.slot, self._ballots):
+            self._send(peer, certificate)
         for kept in self._proposals.values():
             if ask.block_hash in kept:
                 self._send(peer, kept[ask.block_hash])
