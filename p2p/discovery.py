@@ -46,7 +46,8 @@ PEERS: Final = "peers"
 """Name of the request by which neighbours recommend peers."""
 OUTBOUND_TARGET: Final = 8
 """Links that we chose ourselves; inbound ones do not count, since an attacker can fill those."""
-DIALS_AT_ONCE_MAX: Final = 4
+LINKS_CALM: Final = 4
+DIALS_AT_ONCE_MAX: Final = 3
 BOOTSTRAP_MAX: Final = 32
 BOOTSTRAP_RETRY_MAX_MS: Final = 30_000
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -65,6 +66,8 @@ class DiscoveryTiming:
     """How often each way is tried; tests shorten these."""
 
     dial_interval_s: float = 1.0
+    dial_calm_s: float = 3.0
+    """Instead of the above once LINKS_CALM links stand."""
     yield_s: float = 3.0
     """How long the larger key leaves it to the smaller one to dial."""
     exchange_interval_s: float = 30.0
@@ -226,13 +229,20 @@ class Discovery:
             await trio.sleep(wait_ms / 1000)
 
     async def run_dialling(self) -> None:
-        """Dial from the peer book until OUTBOUND_TARGET links of our own choice stand."""
+        """Dial from the peer book until OUTBOUND_TARGET links of our own choice stand.
+
+        The first links are urgent, the rest can wait: a crowd that starts together would otherwise spend its
+        first half minute on handshakes, which cost 30 ms of CPU each.
+        """
         while True:
             links = self._host.links()
             missing = OUTBOUND_TARGET - sum(1 for link in links if not link.inbound)
+            calm = len(links) >= LINKS_CALM
             if missing > 0:
-                await self._dial_some(min(missing, DIALS_AT_ONCE_MAX), {link.account for link in links})
-            await trio.sleep(self._timing.dial_interval_s * (0.5 + self._rng.random()))
+                at_once = 1 if calm else DIALS_AT_ONCE_MAX
+                await self._dial_some(min(missing, at_once), {link.account for link in links})
+            interval_s = self._timing.dial_calm_s if calm else self._timing.dial_interval_s
+            await trio.sleep(interval_s * (0.5 + self._rng.random()))
 
     async def run_exchange(self) -> None:
         """Ask a random neighbour for peers now and then, more often while links are missing."""

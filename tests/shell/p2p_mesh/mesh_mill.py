@@ -27,6 +27,7 @@ QUICK = MeshTiming(
     save_interval_s=0.2,
     discovery=DiscoveryTiming(
         dial_interval_s=0.1,
+        dial_calm_s=0.1,
         yield_s=0.5,
         exchange_interval_s=0.5,
         exchange_hungry_s=0.3,
