@@ -350,3 +350,17 @@ def test_two_wallets_with_one_key_spend_once(ledger: Ledger) -> None:
     ledger.do(one)
     ledger.refused(other, Reason.CONFLICT)
     assert (ledger.balance(BOB), ledger.balance(CAROL)) == (LIMIT, 0)
+
+
+def test_refusals_say_what_would_be_right(ledger: Ledger) -> None:
+    def detail(entry: Entry) -> str:
+        refusal = ledger.state.check(entry, NOW_MS)
+        assert refusal is not None
+        return refusal.detail
+
+    ledger.do(ledger.sign(ALICE, Transfer(BOB.account, 10)))
+    ledger.do(ledger.sign(ALICE, Transfer(BOB.account, 10)))
+    assert "the next is 3" in detail(ledger.sign(ALICE, Transfer(BOB.account, 1), seq=4))
+    assert "the next is 3" in detail(ledger.sign(ALICE, Transfer(BOB.account, 1), seq=1))
+    poor = detail(ledger.sign(ALICE, Transfer(BOB.account, LIMIT), fee=1))
+    assert poor == f"{LIMIT + 1} needed, {LIMIT - 20} available with the credit line"
