@@ -172,13 +172,14 @@ class GuardedListener(IListener):
             self._per_address[address] += 1
             try:
                 await self._handler(BufferedTcpStream(stream))
+            except trio.Cancelled:
+                stream.socket.close()  # time is up, a newer one pushed it out, or the host closes
+                raise
             finally:
                 del self._pending[scope]
                 self._per_address[address] -= 1
                 if not self._per_address[address]:
                     del self._per_address[address]
-        if scope.cancelled_caught:
-            stream.socket.close()
 
     def _make_room(self, address: str) -> bool:
         """Push out a pending socket where a limit is reached; False if this address holds enough already."""

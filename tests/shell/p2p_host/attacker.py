@@ -33,14 +33,22 @@ async def secured(address: str, key: SigningKey | None = None) -> tuple[Any, Gua
     upgrader = GuardedUpgrader({NOISE_ID: noise}, {YAMUX_ID: Yamux})  # type: ignore[dict-item]
     bare, _, name = address.rpartition("/p2p/")
     raw = await GuardedTcp(AdmissionLimits(), lambda _address: 0).dial(Multiaddr(bare))
-    return await upgrader.upgrade_security(raw, True, ID.from_string(name)), upgrader
+    try:
+        return await upgrader.upgrade_security(raw, True, ID.from_string(name)), upgrader
+    except BaseException:
+        await raw.close()
+        raise
 
 
 @asynccontextmanager
 async def session(address: str, key: SigningKey | None = None) -> AsyncIterator[MuxedSession]:
     """A muxed connection on which anything can be sent."""
     conn, upgrader = await secured(address, key)
-    muxed = await upgrader.upgrade_connection(conn, conn.get_remote_peer())
+    try:
+        muxed = await upgrader.upgrade_connection(conn, conn.get_remote_peer())
+    except BaseException:
+        await conn.close()
+        raise
     assert isinstance(muxed, MuxedSession)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(muxed.start)
