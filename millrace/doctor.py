@@ -92,9 +92,9 @@ def _bubblewrap() -> Iterator[Finding]:
     else:
         yield Finding(
             "bubblewrap",
-            Standing.BAD,
+            Standing.POOR,
             "the program bwrap is not in PATH",
-            "strangers' work would run without the sandbox, so this machine lends nothing",
+            "the outermost wall around strangers' work is missing; only WebAssembly runs, behind the others",
             BWRAP_INSTALL,
         )
 

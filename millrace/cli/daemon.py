@@ -28,6 +28,7 @@ __all__ = [
     "NODE_MODULE",
     "POLL_S",
     "end_process",
+    "log_size",
     "log_tail",
     "node_pid",
     "only_one_starts",
@@ -154,12 +155,21 @@ def end_process(pid: int, how: signal.Signals) -> None:
         ) from error
 
 
-def log_tail(path: Path, lines: int) -> list[str]:
-    """The last lines of the node's log; empty when there is none."""
+def log_size(path: Path) -> int:
+    """Where the next line of the node's log will stand."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return 0
+    return size if size <= LOG_BYTES_MAX else 0
+
+
+def log_tail(path: Path, lines: int, *, after: int = 0) -> list[str]:
+    """The last lines of the node's log behind byte `after`; empty when there are none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - LOG_TAIL_BYTES))
+            file.seek(max(after, size - LOG_TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []

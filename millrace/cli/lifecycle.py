@@ -15,7 +15,7 @@ import click
 from millrace.cli import daemon
 from millrace.cli.configuration import parse_flags, set_flag
 from millrace.cli.frame import Session, refuse, verb
-from millrace.errors import DaemonUnavailable, JobTimeout, MillraceError
+from millrace.errors import BY_CODE, DaemonUnavailable, JobTimeout, MillraceError
 
 if TYPE_CHECKING:
     import subprocess
@@ -61,9 +61,10 @@ def up_verb(session: Session, yes: bool, foreground: bool, sets: tuple[str, ...]
         if foreground:
             daemon.write_pid(config.paths.pid, os.getpid())
             os.execv(command[0], command)  # noqa: S606 - our own interpreter; the node takes this process over
+        log_start = daemon.log_size(config.paths.log)
         process = daemon.start_node(command, config.paths)
         try:
-            status = _wait_for_answer(session, config, process, deadline)
+            status = _wait_for_answer(session, config, process, log_start, deadline)
         except KeyboardInterrupt:
             session.say("interrupted: stopping the node that was starting")
             daemon.end_process(process.pid, signal.SIGTERM)
@@ -163,7 +164,7 @@ def _ask_to_lend(session: Session, config: NodeConfig, yes: bool, sets: tuple[st
 
 
 def _wait_for_answer(
-    session: Session, config: NodeConfig, process: subprocess.Popen[bytes], deadline: float
+    session: Session, config: NodeConfig, process: subprocess.Popen[bytes], log_start: int, deadline: float
 ) -> dict[str, Any]:
     """The node's first status; an error with the end of its log when it died or stays silent."""
     answer: dict[str, Any] = {}
@@ -179,12 +180,14 @@ def _wait_for_answer(
         in_time = daemon.wait_until(answered, deadline)
     if answer:
         return answer
-    reasons = tuple(daemon.log_tail(config.paths.log, 6))
+    reasons = tuple(daemon.log_tail(config.paths.log, 6, after=log_start))
     if in_time:
         config.paths.pid.unlink(missing_ok=True)
-        raise MillraceError(
+        # The node's exit code means what ours does: 8 is the network, 2 its settings.
+        kinds = {kind.exit_code: kind for kind in reversed(BY_CODE.values())}
+        raise kinds.get(process.returncode, MillraceError)(
             "the node ended while it started",
-            f"exit code {process.returncode}; the end of its log follows",
+            f"exit code {process.returncode}; this is what it said last",
             f"less {config.paths.log}",
             reasons=reasons,
         )
