@@ -313,11 +313,12 @@ class Discovery:
 
     async def _dial_some(self, count: int, linked: set[AccountId]) -> None:
         now_ms = self._clock_ms()
-        exclude = (
-            linked
-            | self._dialling
-            | {peer.account for peer in self._book.peers() if self._conduct.barred(peer.account, now_ms)}
-        )
+        left_alone = {
+            peer.account
+            for peer in self._book.peers()
+            if self._conduct.barred(peer.account, now_ms) or self._yields(peer.account, now_ms)
+        }
+        exclude = linked | self._dialling | left_alone
         chosen = self._book.candidates(now_ms, exclude, self.own_addresses(), count, self._rng.randrange)
         async with trio.open_nursery() as nursery:
             for peer in chosen:
