@@ -28,9 +28,10 @@ from millrace.leases import JobOrder, OrderRefused, OverBudget, run_job
 from millrace.money import explain_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from executor.core.outcome import Outcome
+    from ledger.core.keys import AccountId
     from ledger.sync import Follower
     from millrace.api import Emit
     from millrace.books import Books
@@ -52,7 +53,7 @@ JOB_TIMEOUT_S: Final = 3600.0
 ENOUGH_WAIT_S: Final = 3.0
 ANY_WAIT_S: Final = 10.0
 MARKET_LOOK_S: Final = 0.25
-SETTLE_WAIT_S: Final = 10.0
+SETTLE_WAIT_S: Final = 5.0
 """How long a finished job waits for its workers' claims, so that its report can carry their receipts."""
 
 
@@ -68,13 +69,22 @@ class Purchases:
     """The buyer's desk of one node; `run` serves `job.run`."""
 
     def __init__(
-        self, buyer: Buyer, market: AdvertBook, follower: Follower, books: Books, spend: Spend
+        self,
+        buyer: Buyer,
+        market: AdvertBook,
+        *,
+        follower: Follower,
+        books: Books,
+        spend: Spend,
+        is_linked: Callable[[AccountId], bool],
     ) -> None:
+        """`is_linked` says whether a peer is connected now."""
         self._buyer = buyer
         self._market = market
         self._follower = follower
         self._books = books
         self._spend = spend
+        self._is_linked = is_linked
         self._reserved = 0
         """Micro-credits that running jobs may still cost."""
         self.running = 0
@@ -217,10 +227,15 @@ class Purchases:
     ) -> dict[str, Any]:
         """Wait for the workers' claims, then put the final report together."""
         done_s = trio.current_time()
-        locks = [lease.lock_id for lease in tally.leases]
-        await self._follower.wait_for(
-            lambda: all(self._books.settled(lock_id) is not None for lock_id in locks), SETTLE_WAIT_S
-        )
+
+        def settled() -> bool:
+            # A worker that is gone cannot claim now; its lock closes when it is back, or at its expiry.
+            return all(
+                self._books.settled(lease.lock_id) is not None or not self._is_linked(lease.worker)
+                for lease in tally.leases
+            )
+
+        await self._follower.wait_for(settled, SETTLE_WAIT_S)
         settle_ms = round((trio.current_time() - done_s) * 1000)
         workers = []
         for lease in tally.leases:

@@ -169,7 +169,14 @@ def _assemble(
         clock_ms=clock_ms,
         random_bytes=os.urandom,
     )
-    purchases = Purchases(buyer, mesh.adverts, follower, books, config.spend)
+    purchases = Purchases(
+        buyer,
+        mesh.adverts,
+        follower=follower,
+        books=books,
+        spend=config.spend,
+        is_linked=mesh.host.is_linked,
+    )
     return Node(config, key, network, mesh, follower, wallet, books, journal, settler, purchases, runner)
 
 
