@@ -183,8 +183,8 @@ def fault_line(genesis: Genesis) -> str:
     if genesis.faults == 0:
         needed = "it is" if count == 1 else f"{genesis.quorum} of them are"
         return (
-            f"{noun}, no fault tolerated: nothing is settled unless {needed} there, "
-            "and a lie is noticed but not outvoted (4 tolerate one)"
+            f"{noun}, no fault tolerated: nothing settles unless {needed} there;"
+            " a lie is noticed, not outvoted (4 tolerate one)"
         )
     return f"{noun} tolerate {genesis.faults} that are away or lie; {genesis.quorum} must agree"
 

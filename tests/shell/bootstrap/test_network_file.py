@@ -38,7 +38,7 @@ def network(witnesses: int = 4) -> NetworkFile:
 
 PINNED = """\
 # A millrace network. Give this file to whoever should join: millrace network join FILE
-# 1 witness, no fault tolerated: nothing is settled unless it is there, and a lie is noticed but not outvoted (4 tolerate one)
+# 1 witness, no fault tolerated: nothing settles unless it is there; a lie is noticed, not outvoted (4 tolerate one)
 schema = 1
 name = "example"
 network_id = "b9d69b6dd74774093b32fe49bdc985411892833db20114c2d5e6ec80c1e24d61"
