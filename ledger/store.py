@@ -233,9 +233,11 @@ class Store:
             votes = self._reader.execute("SELECT data FROM votes ORDER BY slot, kind").fetchall()
             proposals = self._reader.execute("SELECT data FROM proposals ORDER BY slot").fetchall()
         try:
+            last = self.block(self.height())
             saved = Saved(
                 tuple(Vote.decode(data) for (data,) in votes),
                 tuple(Proposal.decode(data) for (data,) in proposals),
+                None if last is None else last.certificate,
             )
         except WireError as error:
             raise self._corrupt(f"a saved vote: {error}") from error

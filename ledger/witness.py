@@ -99,9 +99,6 @@ class Witness:
         self._request = request
         self._clock_ms = clock_ms
         self._machine = Simplex(key, archive.chain, Now(0.0, clock_ms()), archive.store.load_saved())
-        last = archive.store.block(archive.height)
-        if last is not None:
-            self._machine.resume(last.certificate)
         self._inbox: dict[AccountId, deque[bytes]] = {account: deque() for account in self._others}
         self._inbox_bytes: dict[AccountId, int] = dict.fromkeys(self._others, 0)
         self._submissions: deque[_Submission] = deque()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ledger.core.entries import Entry
     from ledger.core.keys import AccountId
     from ledger.core.state import Refusal
-    from ledger.core.votes import Vote
+    from ledger.core.votes import Certificate, Vote
 
 __all__ = [
     "Accuse",
@@ -139,3 +139,5 @@ class Saved:
 
     votes: tuple[Vote, ...] = ()
     proposals: tuple[Proposal, ...] = ()
+    final_certificate: Certificate | None = None
+    """The last final block's, for witnesses that are behind."""

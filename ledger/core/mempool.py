@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ledger.core.entries import verify_entry
 from ledger.core.state import Reason, Refusal
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Dropped:
 
 
 class Mempool:
-    """The waiting entries of one witness. Signatures are checked before an entry comes here."""
+    """The waiting entries of one witness, their signatures checked."""
 
     __slots__ = ("_accounts", "_entries_max", "_ids", "_network_id")
 
@@ -50,28 +51,16 @@ class Mempool:
     def __contains__(self, entry_id: bytes) -> bool:
         return entry_id in self._ids
 
-    def offer(self, entry_id: bytes, entry: Entry, state: LedgerState, time_ms: int) -> Refusal | None:
-        """Take `entry` in, or say why not; an entry that already waits is taken as it is (None)."""
+    def offer(self, entry: Entry, state: LedgerState, time_ms: int) -> tuple[bytes, Refusal | None]:
+        """Take `entry` in, or say why not; its id either way. An entry that waits already is taken as it is."""
+        entry_id = entry.entry_id(self._network_id)
         if entry_id in self._ids:
-            return None
-        waiting = self._accounts.get(entry.account, {})
-        rival = waiting.get(entry.seq)
-        if rival is not None:
-            return Refusal(
-                Reason.CONFLICT,
-                f"another entry with sequence {entry.seq} of this account waits: {rival.hex()}",
-            )
-        if len(waiting) >= ENTRIES_PER_ACCOUNT_MAX:
-            return Refusal(Reason.BUSY, f"{len(waiting)} entries of this account wait already")
-        if len(self._ids) >= self._entries_max:
-            return Refusal(Reason.BUSY, f"{len(self._ids)} entries wait already")
-        if entry.seq - 1 not in waiting:
-            refusal = state.check(entry, time_ms)
-            if refusal is not None:
-                return refusal
-        self._ids[entry_id] = entry
-        self._accounts.setdefault(entry.account, {})[entry.seq] = entry_id
-        return None
+            return entry_id, None
+        refusal = self._refuse(entry, state, time_ms)
+        if refusal is None:
+            self._ids[entry_id] = entry
+            self._accounts.setdefault(entry.account, {})[entry.seq] = entry_id
+        return entry_id, refusal
 
     def vouches(self, entry: Entry) -> bool:
         """Whether this very entry, signature included, waits here: then its signature was checked."""
@@ -102,10 +91,22 @@ class Mempool:
                 dropped.append(Dropped(entry_id, refusal))
         return dropped
 
-    def drop(self, entry_id: bytes) -> None:
-        """Remove one entry if it waits."""
-        if entry_id in self._ids:
-            self._remove(entry_id)
+    def _refuse(self, entry: Entry, state: LedgerState, time_ms: int) -> Refusal | None:
+        waiting = self._accounts.get(entry.account, {})
+        rival = waiting.get(entry.seq)
+        if rival is not None:
+            return Refusal(
+                Reason.CONFLICT, f"sequence {entry.seq} is taken by a waiting entry, {rival.hex()}"
+            )
+        if len(waiting) >= ENTRIES_PER_ACCOUNT_MAX:
+            return Refusal(Reason.BUSY, f"{len(waiting)} entries of this account wait already")
+        if len(self._ids) >= self._entries_max:
+            return Refusal(Reason.BUSY, f"{len(self._ids)} entries wait already")
+        # The state is asked first: it is cheaper than a signature, and refuses whoever has no credit.
+        refusal = None if entry.seq - 1 in waiting else state.check(entry, time_ms)
+        if refusal is None and not verify_entry(entry, self._network_id):
+            refusal = Refusal(Reason.BAD_SIGNATURE, "the account did not sign this entry on this network")
+        return refusal
 
     def _remove(self, entry_id: bytes) -> None:
         entry = self._ids.pop(entry_id)

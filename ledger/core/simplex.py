@@ -16,7 +16,6 @@ from ledger.core.block import FinalBlock, Proposal, sign_proposal
 from ledger.core.chain import BadBlock, Chain
 from ledger.core.consensus import RELAYED_ENTRIES_MAX, Ask, Message, Relay, decode_message, encode_message
 from ledger.core.encoding import Kind, WireError
-from ledger.core.entries import Entry, verify_entry
 from ledger.core.events import (
     Accuse,
     Action,
@@ -43,12 +42,12 @@ from ledger.core.lineage import (
     stands_on_agreed,
 )
 from ledger.core.mempool import Mempool
-from ledger.core.state import Reason, Refusal
 from ledger.core.timers import Timers
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
 if TYPE_CHECKING:
     from ledger.core.ballots import Evidence
+    from ledger.core.entries import Entry
     from ledger.core.keys import AccountId, SigningKey
 
 __all__ = ["CLOCK_AHEAD_MS_MAX", "Simplex"]
@@ -83,7 +82,7 @@ class Simplex:
         self._ballots = Ballots(self.genesis, chain.tip.slot)
         self._own: dict[tuple[Kind, int], Vote] = {}
         self._proposals: dict[int, dict[bytes, Proposal]] = {}
-        self._final_certificate: Certificate | None = None
+        self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
         self._abstain_until_slot = 0
         self._timers = Timers(self.genesis.slot_timeout_ms / 1000)
@@ -101,10 +100,6 @@ class Simplex:
         """False once a vote of our own came back that was not saved: the database is an old copy."""
         return not self._abstain_until_slot
 
-    def resume(self, certificate: Certificate) -> None:
-        """After a restart: the certificate of the last final block, for those who ask."""
-        self._final_certificate = certificate
-
     def feed(self, event: Event, now: Now) -> list[Action]:
         """What to do now that `event` happened."""
         self._now = now
@@ -118,8 +113,7 @@ class Simplex:
                 self._catch_up(blocks)
             case Tick():
                 self._tick()
-        while self._step():
-            pass
+        self._conclude()
         self._arm()
         return self._actions
 
@@ -177,8 +171,7 @@ class Simplex:
                 self._count(vote)
             self._ballots.add_certificate(certificate)
         if certificate.kind is Kind.FINAL:
-            while self._step():
-                pass
+            self._conclude()
             if certificate.slot > self.chain.tip.slot:
                 self._actions.append(CatchUp(peer))
 
@@ -200,14 +193,7 @@ class Simplex:
         self._keep(proposal)
 
     def _submit(self, entry: Entry) -> None:
-        entry_id = entry.entry_id(self.genesis.network_id)
-        if entry_id in self.pool:
-            self._actions.append(Judged(entry_id, None))
-            return
-        if not verify_entry(entry, self.genesis.network_id):
-            refusal: Refusal | None = Refusal(Reason.BAD_SIGNATURE, "the signature is not its account's")
-        else:
-            refusal = self.pool.offer(entry_id, entry, self.chain.state, self._now.wall_ms)
+        entry_id, refusal = self.pool.offer(entry, self.chain.state, self._now.wall_ms)
         self._actions.append(Judged(entry_id, refusal))
         self._may_build = self._may_build or refusal is None
 
@@ -221,16 +207,12 @@ class Simplex:
 
     # What follows from it.
 
-    def _step(self) -> bool:
-        """One consequence of what is known; False when nothing more follows."""
-        return (
-            self._finalise()
-            or self._execute()
-            or self._notarise()
-            or self._vote_final()
-            or self._advance()
-            or self._propose()
-        )
+    def _conclude(self) -> None:
+        """Draw every consequence of what is known; each may make others possible."""
+        judge = (self._finalise, self._execute, self._notarise)
+        go_on = (self._vote_final, self._advance, self._propose)
+        while any(rule() for rule in judge + go_on):
+            pass
 
     def _finalise(self) -> bool:
         """Make final what a FINAL certificate covers and every link of which is here."""
@@ -412,15 +394,13 @@ class Simplex:
         tip = self.chain.tip
         unproven = first_unproven(slot, tip, self._ballots, self._proposals.get(slot, {}).values())
         self._broadcast(Ask(unproven, tip.slot, missing_block(slot, tip, self._ballots, self._proposals)))
-        votes = [self._own.get((kind, slot)) for kind in (Kind.NOTAR, Kind.SKIP, Kind.FINAL)]
-        finals = sorted((vote.slot, vote) for (kind, _), vote in self._own.items() if kind is Kind.FINAL)
-        votes += [vote for _, vote in finals[-FINAL_VOTES_REPEATED_MAX:]]
         own = self._own.get((Kind.NOTAR, slot))
         if own is not None and self.genesis.leader(slot) == self._me:
             self._broadcast(self._proposals[slot][own.block_hash])
-        for vote in votes:
-            if vote is not None:
-                self._broadcast(vote)
+        finals = [vote for (kind, _), vote in self._own.items() if kind is Kind.FINAL]
+        here = [vote for (_, at), vote in self._own.items() if at == slot]
+        for vote in here + finals[-FINAL_VOTES_REPEATED_MAX:]:
+            self._broadcast(vote)
         waiting = tuple(entry for _, entry in islice(self.pool.in_order(), RELAYED_ENTRIES_MAX))
         if waiting:
             self._broadcast(Relay(waiting))

@@ -276,7 +276,7 @@ def test_submitted_entries_are_judged() -> None:
     witness.submit(good)
     assert [a.refusal for a in witness.actions if isinstance(a, Judged)] == [None]
     for item, reason in (
-        (replace(good, signature=b"\1" * 64, fee=1), Reason.BAD_SIGNATURE),
+        (replace(entry(FOUR, seq=2), signature=b"\1" * 64), Reason.BAD_SIGNATURE),
         (entry(FOUR, amount=6), Reason.CONFLICT),
         (entry(FOUR, seq=3), Reason.SEQUENCE_GAP),
     ):

@@ -256,10 +256,9 @@ class Honest:
         chain = Chain(self.simulation.genesis)
         for block in self.disk.blocks:
             chain.accept(block, is_verified=lambda _: True)
-        saved = Saved(tuple(self.disk.votes.values()), tuple(self.disk.proposals.values()))
+        last = self.disk.blocks[-1].certificate if self.disk.blocks else None
+        saved = Saved(tuple(self.disk.votes.values()), tuple(self.disk.proposals.values()), last)
         self.machine = Simplex(self.key, chain, self.now(), saved)
-        if self.disk.blocks:
-            self.machine.resume(self.disk.blocks[-1].certificate)
         self.carry_out(WakeAt(self.simulation.now_s))
 
     def crash(self) -> None:
