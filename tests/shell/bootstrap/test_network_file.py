@@ -36,23 +36,35 @@ def network(witnesses: int = 4) -> NetworkFile:
     )
 
 
+EXAMPLE = bytes.fromhex(
+    "01076578616d706c650000018bcfe56800000003e800000000000000000001"
+    "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"
+    "0001"
+    "43a72e714401762df66b68c26dfbdf2682aaec9f2474eca4613e424a0fbafd3c"
+    "000000003b9aca00"
+)
+"""The genesis record of SPEC.md §8's example network."""
 PINNED = """\
 # A millrace network. Give this file to whoever should join: millrace network join FILE
 # 1 witness, no fault tolerated: nothing settles unless it is there; a lie is noticed, not outvoted (4 tolerate one)
 schema = 1
 name = "example"
-network_id = "b9d69b6dd74774093b32fe49bdc985411892833db20114c2d5e6ec80c1e24d61"
-genesis = "AQdleGFtcGxlAAABi8/laAAAAAPoAAAAAAAAAAAAAZdVfnyLghty/cDZLDHMNOr1lx3KcKDqAvHXGHY\
-mYRITAAEL/lvQ80sUnpTJNwHdyx7gCPwsdh4V4rO5GYUOjfZJbQAAAAAATEtA"
+network_id = "a39cfb4b4866034b09b46a325043b5b1f53a65d89db21d8a7d3218172e564abb"
+genesis = "AQdleGFtcGxlAAABi8/laAAAAAPoAAAAAAAAAAAAAYqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29cAAFDp\
+y5xRAF2LfZraMJt+98mgqrsnyR07KRhPkJKD7r9PAAAAAA7msoA"
 bootstrap = [
-  "/ip4/192.0.2.1/tcp/4710/p2p/12D3KooWL17LpgYojuMv7UsF9fNMHZKNaV7dheVtxwh9JNugdKdL",
+  "/ip4/192.0.2.1/tcp/4710/p2p/12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5",
 ]
 """
 
 
 def test_the_file_of_the_specification() -> None:
     """SPEC.md §8's example, byte for byte."""
-    assert format_network(network(1)) == PINNED
+    genesis = Genesis.decode(EXAMPLE)
+    address = f"/ip4/192.0.2.1/tcp/4710/p2p/{peer_id(genesis.witnesses[0])}"
+    made = NetworkFile(genesis, (address,))
+    assert format_network(made) == PINNED
+    assert parse_network(PINNED) == made
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
