@@ -327,6 +327,23 @@ def test_a_certified_misuse_of_a_lock_is_found(name: str) -> None:
     assert forge.state.lock(forge.entry_id(lock)) in forge.state.open_locks()
 
 
+def test_what_is_just_allowed_passes() -> None:
+    """The last valid value on each side of a bound: an audit that is too strict would be no use either."""
+    forge = Forge(genesis(fee_min=1))
+    at = CREATED_MS + 1000
+    longest = forge.sign(ALICE, Lock(CAROL.account, 500, at + state.LOCK_SPAN_MS_MAX), fee=1)
+    shortest = forge.sign(ALICE, Lock(CAROL.account, 400, at + 1), fee=1)
+    everything = forge.sign(BOB, Transfer(CAROL.account, LIMIT - 1), fee=1, not_after_ms=at)
+    forge.block([longest, shortest, everything], time_ms=at)
+    whole = forge.claim(ALICE, forge.entry_id(longest), 500)
+    forge.block([forge.sign(CAROL, whole, fee=1)], time_ms=at)
+    forge.block([forge.sign(CAROL, Expire(forge.entry_id(shortest)), fee=1)], time_ms=at + 1)
+    report = audit(forge.genesis, forge.blocks)
+    assert report.ok, report.violation
+    assert report.balances[BOB.account] == -LIMIT
+    agrees_with_the_state(forge, report)
+
+
 @pytest.mark.parametrize(
     ("header", "rule"),
     [
