@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 UNITS_MAX: Final = 64
+_PRIORITY: Final = 5
+"""Lower than the node's, which must keep answering its peers while strangers' units use every core."""
 _OPEN_FILES_MAX: Final = 256
 _INTERPRETER_DATA_BYTES: Final = 192 << 20
 """Writable memory of an interpreter with wasmtime (about 40 MB), and room for the host side of a unit."""
@@ -70,6 +72,7 @@ def _lock(settings: dict[str, int | None], stage: Stage) -> None:
         child_lockdown.limit(resource.RLIMIT_DATA, data_bytes)
     if (cpu_s := settings.get("cpu_s")) is not None:
         child_lockdown.limit(resource.RLIMIT_CPU, cpu_s)
+    os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
     child_lockdown.drop_privileges(settings.get("uid"))
     child_lockdown.install_filter(stage)
 

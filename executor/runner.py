@@ -140,7 +140,6 @@ class Runner:
         self._nursery = nursery
         self._slots = trio.CapacityLimiter(config.slots)
         self._compiling = trio.CapacityLimiter(1)
-        self._starting = trio.Lock()
         self._zygotes: dict[bytes, Zygote] = {}
         self._groups_made = 0
         self.layers = layers
@@ -152,17 +151,16 @@ class Runner:
         return int(self._slots.borrowed_tokens)
 
     async def prepare(self, module: bytes) -> Prepared:
-        """Compile `module`, or find it compiled; `ModuleRefused` when it breaks a rule or a compile limit."""
+        """Compile `module`, or find it compiled, and start loading it.
+
+        `ModuleRefused` when it breaks a rule or needs more than a compiling process may use; `OSError` when this
+        machine fails (no room on the disk, no process can be started).
+        """
         sha256 = await trio.to_thread.run_sync(_check, module)
-        found = await trio.to_thread.run_sync(self._cache.load, sha256)
-        if found is None:
-            async with self._compiling:
-                found = await trio.to_thread.run_sync(self._cache.load, sha256)
-                if found is None:
-                    await trio.to_thread.run_sync(self._cache.save_module, sha256, module)
-                    found = await self._compile(module)
-                    await trio.to_thread.run_sync(self._cache.save, sha256, *found)
-        return Prepared(sha256, found[1])
+        compiled, exports = await self._compiled(sha256, module)
+        if sha256 not in self._zygotes and self._make_room():
+            self._start(sha256, compiled)  # the first unit will probably come soon, and finds it loaded
+        return Prepared(sha256, exports)
 
     async def run(self, task: WasmTask) -> Outcome:
         """Run one unit to its end, whatever that is; waits for a free slot first. Never raises for the unit's sake."""
@@ -195,60 +193,80 @@ class Runner:
             now = trio.current_time()
             for sha256, zygote in list(self._zygotes.items()):
                 if zygote.leases == 0 and (not zygote.alive or now - zygote.used_at_s >= self._config.idle_s):
-                    self._drop(sha256)
+                    self._drop(sha256, zygote)
 
     async def _zygote(self, sha256: bytes) -> Zygote | Outcome:
         """A loaded module, with a lease taken for the caller; or the outcome of a unit that cannot run."""
         failure = None
         for _ in range(2):  # a compiled form that does not load is made again, once
-            zygote = self._zygotes.get(sha256)
-            if zygote is None or not zygote.alive:
-                async with self._starting:
-                    zygote = self._zygotes.get(sha256)
-                    if zygote is None or not zygote.alive:
-                        try:
-                            zygote = await self._start(sha256)
-                        except (ModuleRefused, ChildError, OSError) as error:
-                            return _refused(str(error))
+            try:
+                zygote = await self._find_or_start(sha256)
+            except (ModuleRefused, OSError) as error:
+                return _refused(str(error))
             zygote.leases += 1
             failure = await zygote.wait_ready()
             if failure is None:
                 return zygote
             zygote.leases -= 1
-            self._drop(sha256)
+            self._drop(sha256, zygote)
             if failure.startswith("refused:"):
                 await trio.to_thread.run_sync(self._cache.forget, sha256)
         return _refused(f"the sandbox does not start: {failure}")
 
-    async def _start(self, sha256: bytes) -> Zygote:
+    async def _find_or_start(self, sha256: bytes) -> Zygote:
+        zygote = self._zygotes.get(sha256)
+        if zygote is not None and zygote.alive:
+            return zygote
+        compiled, _ = await self._compiled(sha256, None)
+        zygote = self._zygotes.get(sha256)  # another unit of this module may have been faster
+        if zygote is not None and zygote.alive:
+            return zygote
+        self._make_room()
+        return self._start(sha256, compiled)
+
+    async def _compiled(self, sha256: bytes, module: bytes | None) -> tuple[bytes, tuple[str, ...]]:
+        """Compiled form and exports, from the cache or made now; without `module` from the copy that prepare kept."""
         found = await trio.to_thread.run_sync(self._cache.load, sha256)
-        if found is None:
-            module = await trio.to_thread.run_sync(self._cache.load_module, sha256)
+        if found is not None:
+            return found
+        async with self._compiling:
+            found = await trio.to_thread.run_sync(self._cache.load, sha256)
+            if found is not None:
+                return found
             if module is None:
-                raise ModuleRefused("this module was not prepared here")
+                module = await trio.to_thread.run_sync(self._cache.load_module, sha256)
+                if module is None:
+                    raise ModuleRefused("this module was not prepared here")
+            else:
+                await trio.to_thread.run_sync(self._cache.save_module, sha256, module)
             found = await self._compile(module)
             await trio.to_thread.run_sync(self._cache.save, sha256, *found)
-        self._make_room()
+            return found
+
+    def _start(self, sha256: bytes, compiled: bytes) -> Zygote:
+        """Without a checkpoint between the look into the table and the new entry, so that no module starts twice."""
         memory = ZYGOTE_OVERHEAD_BYTES + self._config.slots * self._config.ceilings.memory_bytes
         process = self._launch({"mode": "serve"}, memory)
-        zygote = Zygote(Child(process, REPORT_BYTES_MAX), trio.CancelScope())
+        zygote = Zygote(Child(process, REPORT_BYTES_MAX), trio.CancelScope(), compiled)
         self._zygotes[sha256] = zygote
-        self._nursery.start_soon(zygote.serve, found[0])
+        self._nursery.start_soon(zygote.serve)
         return zygote
 
-    def _make_room(self) -> None:
-        """Drop the modules that were used longest ago until one more fits; those in use stay."""
+    def _make_room(self) -> bool:
+        """Drop the modules that were used longest ago until one more fits; those in use stay. Whether there is room."""
         by_age = sorted(self._zygotes.items(), key=lambda item: item[1].used_at_s)
         for sha256, zygote in by_age:
             if len(self._zygotes) < self._config.zygotes_max:
-                return
+                break
             if zygote.leases == 0:
-                self._drop(sha256)
+                self._drop(sha256, zygote)
+        return len(self._zygotes) < self._config.zygotes_max
 
-    def _drop(self, sha256: bytes) -> None:
-        zygote = self._zygotes.pop(sha256, None)
-        if zygote is not None:
-            zygote.stop()
+    def _drop(self, sha256: bytes, zygote: Zygote) -> None:
+        """Stop `zygote`, which may have been replaced in the table already."""
+        if self._zygotes.get(sha256) is zygote:
+            del self._zygotes[sha256]
+        zygote.stop()
 
     def _launch(self, settings: dict[str, object], memory_bytes: int) -> sandbox.Process:
         group: Group | None = None

@@ -137,8 +137,10 @@ class _Waiting:
 class Zygote:
     """One loaded module: runs units of it, each in a process of its own, until it is told to stop."""
 
-    def __init__(self, child: Child, scope: trio.CancelScope) -> None:
+    def __init__(self, child: Child, scope: trio.CancelScope, compiled: bytes) -> None:
+        """`compiled` is the module in the form that the child loads; kept until it was sent."""
         self._child = child
+        self._compiled = compiled
         self._scope = scope
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
@@ -153,20 +155,21 @@ class Zygote:
         """Whether units can still be given to it."""
         return self._failure is None and not self._scope.cancel_called
 
-    async def serve(self, compiled: bytes) -> None:
+    async def serve(self) -> None:
         """Load the module, then hand reports to whoever waits for them. The child is gone when this returns."""
         with self._scope:
             try:
-                await self._talk(compiled)
+                await self._talk()
             except ChildError as error:
                 self._failure = str(error)
             finally:
                 self._fail_all(self._failure or "the sandbox was stopped")
                 await self._child.end()
 
-    async def _talk(self, compiled: bytes) -> None:
+    async def _talk(self) -> None:
         with trio.move_on_after(START_S) as starting:
-            await self._child.send(compiled)
+            await self._child.send(self._compiled)
+            self._compiled = b""
             first = await self._child.receive()
             if first != b"ready":
                 raise ChildError(first[:300].decode(errors="replace"))

@@ -42,7 +42,8 @@ _X86_64: Final = (
     "select:23 sched_yield:24 mremap:25 madvise:28 dup:32 dup2:33 nanosleep:35 getpid:39 clone:56 fork:57 vfork:58 "
     "execve:59 exit:60 wait4:61 kill:62 uname:63 fcntl:72 getcwd:79 readlink:89 gettimeofday:96 getrlimit:97 "
     "getrusage:98 sysinfo:99 getuid:102 getgid:104 geteuid:107 getegid:108 getppid:110 setgroups:116 setresuid:117 "
-    "getresuid:118 setresgid:119 getresgid:120 sigaltstack:131 prctl:157 arch_prctl:158 setrlimit:160 gettid:186 "
+    "getresuid:118 setresgid:119 getresgid:120 sigaltstack:131 setpriority:141 prctl:157 arch_prctl:158 "
+    "setrlimit:160 gettid:186 "
     "futex:202 sched_getaffinity:204 getdents64:217 set_tid_address:218 clock_gettime:228 clock_getres:229 "
     "clock_nanosleep:230 exit_group:231 openat:257 newfstatat:262 readlinkat:267 pselect6:270 ppoll:271 "
     "set_robust_list:273 pipe2:293 prlimit64:302 seccomp:317 getrandom:318 execveat:322 statx:332 rseq:334 "
@@ -58,7 +59,7 @@ _AARCH64: Final = (
     "uname:160 getrlimit:163 setrlimit:164 getrusage:165 prctl:167 gettimeofday:169 getpid:172 getppid:173 "
     "getuid:174 geteuid:175 getgid:176 getegid:177 gettid:178 sysinfo:179 brk:214 munmap:215 mremap:216 clone:220 "
     "execve:221 mmap:222 mprotect:226 madvise:233 wait4:260 prlimit64:261 seccomp:277 getrandom:278 execveat:281 "
-    "statx:291 rseq:293 clone3:435 faccessat2:439 getcwd:17"
+    "statx:291 rseq:293 clone3:435 faccessat2:439 getcwd:17 setpriority:140"
 )
 
 
@@ -78,7 +79,7 @@ _ZYGOTE: Final = _UNIT | _names(
 _START: Final = _ZYGOTE | _names(
     "open openat stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getdents64 getcwd "
     "pread64 ioctl execve execveat uname sysinfo sched_getaffinity arch_prctl getuid geteuid getgid getegid "
-    "getresuid getresgid setgroups setresuid setresgid"
+    "getresuid getresgid setgroups setresuid setresgid setpriority"
 )
 _STAGES: Final = {Stage.START: _START, Stage.ZYGOTE: _ZYGOTE, Stage.COMPILE: _UNIT, Stage.UNIT: _UNIT}
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +18,6 @@ from executor.cgroups import Hierarchy, find_hierarchy, sweep
 from executor.runner import RunnerConfig, open_runner
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from executor.selftest import Layer
 
 needs_bwrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
@@ -102,3 +105,77 @@ def test_groups_of_dead_nodes_are_swept(tmp_path: Path) -> None:
         "millrace-x-1",
         "other-4194305-1",
     }
+
+
+UNPRIVILEGED = """
+import os, sys, trio
+from pathlib import Path
+from executor.benchmark import BENCHMARK_MODULE
+from executor.core.task import WasmTask
+from executor.runner import RunnerConfig, open_runner
+async def main():
+    config = RunnerConfig(cache_dir=Path(sys.argv[1]) / str(os.getpid()), use_bwrap=sys.argv[2] == "True")
+    async with open_runner(config) as runner:
+        print(" ".join(layer.name for layer in runner.layers if layer.standing))
+        module = await runner.prepare(BENCHMARK_MODULE)
+        outcome = await runner.run(WasmTask(module.sha256, "sieve", ("1",)))
+        print(outcome.status.name, outcome.fuel, outcome.output.hex())
+trio.run(main)
+"""
+NOBODY = 61_999
+
+
+@pytest.fixture
+def foreign_python() -> list[str]:
+    """A command that starts an interpreter as another user, who has no rights at all."""
+    packages = sysconfig.get_path("purelib")
+    root = str(Path(__file__).resolve().parents[3])
+    for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        command = [
+            "/usr/bin/env",
+            "-i",
+            f"PATH={os.environ['PATH']}",
+            f"PYTHONPATH={root}:{packages}",
+            python,
+        ]
+        try:
+            subprocess.run(
+                [*command, "-c", "import trio, wasmtime"],
+                check=True,
+                capture_output=True,
+                user=NOBODY,
+                group=NOBODY,
+            )
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return command
+    pytest.skip("no interpreter here can be started by another user")
+
+
+@needs_bwrap
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can become another user; the other tests ran without root"
+)
+def test_a_node_without_root_has_a_sandbox_too(
+    foreign_python: list[str],
+) -> None:
+    """The same module, fuel and result behind a user namespace, and behind the filter alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        said = {}
+        for use_bwrap in (True, False):
+            command = [*foreign_python, "-c", UNPRIVILEGED, folder, str(use_bwrap)]
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                user=NOBODY,
+                group=NOBODY,
+                extra_groups=[],
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            said[use_bwrap] = done.stdout.splitlines()
+    assert said[True][0].split() == ["namespaces", "seccomp", "user", "rlimits", "wasm", "watchdog"]
+    assert said[False][0].split() == ["seccomp", "rlimits", "wasm", "watchdog"]
+    assert said[True][1] == said[False][1] == "OK 48535424 7f00014069"
