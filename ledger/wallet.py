@@ -90,9 +90,9 @@ class Wallet:
         self.account: AccountId = key.account
         self._key = key
         self._genesis = genesis
-        self._follower = follower
+        self.follower = follower
         self._request = request
-        self._store = store
+        self.store = store
         self._clock_ms = clock_ms
         self._turn = trio.Lock()
         self._is_current = False
@@ -113,14 +113,14 @@ class Wallet:
                 entry = sign_entry(
                     self._key,
                     self._genesis.network_id,
-                    seq=self._follower.state.account(self.account).seq + 1,
+                    seq=self.follower.state.account(self.account).seq + 1,
                     not_after_ms=self._clock_ms() + valid_ms,
                     fee=self._genesis.fee_min if fee is None else fee,
                     action=action,
                 )
                 self._refuse_early(entry)
                 entry_id = entry.entry_id(self._genesis.network_id)
-                self._store.save_signed(entry)  # 1: durable before anyone sees it
+                self.store.save_signed(entry)  # 1: durable before anyone sees it
                 return await self._settle(entry, entry_id)
         raise EntryPending(entry_id)
 
@@ -131,15 +131,15 @@ class Wallet:
 
     def pending(self) -> tuple[Entry, ...]:
         """Signed entries whose fate is open."""
-        return tuple(item.entry for item in self._store.signed(self.account) if item.status == "pending")
+        return tuple(item.entry for item in self.store.signed(self.account) if item.status == "pending")
 
     def record_voucher(self, voucher: Voucher) -> None:
         """Keep a voucher, durably, before it is relied on or sent; of each lock the highest sum is kept."""
-        self._store.save_voucher(voucher)
+        self.store.save_voucher(voucher)
 
     def best_voucher(self, lock_id: bytes) -> Voucher | None:
         """The voucher of the highest sum for a lock."""
-        return self._store.voucher(lock_id)
+        return self.store.voucher(lock_id)
 
     # Fates.
 
@@ -156,9 +156,9 @@ class Wallet:
             receipt = await self._send_until_final(entry, entry_id)
         except EntryRefused as refusal:
             status = "expired" if isinstance(refusal, EntryExpired) else "refused"
-            self._store.mark_signed(entry, status, str(refusal))
+            self.store.mark_signed(entry, status, str(refusal))
             raise
-        self._store.mark_signed(entry, "final")
+        self.store.mark_signed(entry, "final")
         return receipt
 
     async def _send_until_final(self, entry: Entry, entry_id: bytes) -> Receipt:
@@ -168,13 +168,13 @@ class Wallet:
             async with trio.open_nursery() as nursery:
                 for witness in self._genesis.witnesses:  # 2: sent
                     nursery.start_soon(self._send, witness, entry, refusals)
-                await self._follower.wait_for(entry_id, resend_s)
+                await self.follower.wait_for(entry_id, resend_s)
                 nursery.cancel_scope.cancel()
-            receipt = self._follower.receipt(entry_id)
+            receipt = self.follower.receipt(entry_id)
             if receipt is not None:
                 return receipt
             self._judge(entry, refusals)
-            self._follower.switch_source()
+            self.follower.switch_source()
             resend_s = min(RESEND_S_MAX, resend_s * 1.5)
 
     async def _send(self, witness: AccountId, entry: Entry, refusals: Counter[Reason]) -> None:
@@ -197,7 +197,7 @@ class Wallet:
     def _judge(self, entry: Entry, refusals: Counter[Reason]) -> None:
         """Give up only if it is certain, or if more witnesses refuse than may lie and our own copy agrees."""
         now_ms = self._clock_ms()
-        own = self._follower.state.check(entry, now_ms)
+        own = self.follower.state.check(entry, now_ms)
         if own is not None and own.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
             raise EntryRefused(own.reason, f"another entry used this sequence number: {own.detail}")
         for reason, count in refusals.items():
@@ -208,7 +208,7 @@ class Wallet:
 
     def _refuse_early(self, entry: Entry) -> None:
         """What our own verified copy refuses need not be signed for, sent or waited for."""
-        refusal = self._follower.state.check(entry, self._clock_ms())
+        refusal = self.follower.state.check(entry, self._clock_ms())
         if refusal is not None:
             raise EntryRefused(refusal.reason, refusal.detail)
 
@@ -235,9 +235,9 @@ class Wallet:
         least = sorted(known, reverse=True)[self._genesis.faults]
 
         def has_caught_up() -> bool:
-            return self._follower.state.account(self.account).seq >= least
+            return self.follower.state.account(self.account).seq >= least
 
-        if not await self._follower.wait_for(has_caught_up, CATCH_UP_S):
+        if not await self.follower.wait_for(has_caught_up, CATCH_UP_S):
             raise WalletBehind(
                 f"the ledger knows entry {least} of this account, this node's copy is behind: wait until it caught up"
             )

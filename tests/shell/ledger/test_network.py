@@ -8,11 +8,18 @@ import pytest
 import trio
 
 from ledger.core.audit import audit
-from ledger.core.entries import Claim, Lock, Transfer, sign_voucher
+from ledger.core.entries import Claim, Lock, Transfer, sign_entry, sign_voucher
+from ledger.core.requests import Head, decode_answer, encode_request
+from ledger.core.state import Reason
+from ledger.store import StoreFullError, open_store
+from ledger.sync import Follower
+from ledger.wallet import EntryPending
 from tests.shell.ledger.memory_network import POOR, RICH, memory_network
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ledger.core.keys import AccountId
 
 
 async def test_one_witness_alone_finalises(tmp_path: Path) -> None:
@@ -41,8 +48,96 @@ async def test_two_wallets_settle_a_lock_with_four_witnesses(tmp_path: Path, dea
                 receipt.verify(network.genesis)
             for number in range(5):
                 await rich.submit(Transfer(POOR.account, number + 1))
-        state = rich._follower.state
+        state = rich.follower.state
         assert state.account(POOR.account).balance == 700 + 15
         state.assert_invariants()
-        report = audit(network.genesis, rich._follower.blocks())
+        report = audit(network.genesis, rich.follower.blocks())
         assert report.entries == 7
+
+
+async def test_a_witness_that_was_away_catches_up_and_votes_again(tmp_path: Path) -> None:
+    async with memory_network(tmp_path, 4) as network, network.wallet(RICH, "rich") as rich:
+        with trio.fail_after(30):
+            await rich.submit(Transfer(POOR.account, 1))
+            await network.stop(2)
+            for _ in range(5):
+                await rich.submit(Transfer(POOR.account, 1))
+            back = await network.start(2)
+            await network.stop(1)  # from here on nothing is final without witness 2
+            await rich.submit(Transfer(POOR.account, 1))
+            await back.archive.wait_beyond(rich.follower.head.height - 1)
+        assert back.archive.chain.state.account(POOR.account).balance == 7
+        assert back.trouble == ""
+
+
+async def test_an_entry_that_reached_one_witness_only_gets_final(tmp_path: Path) -> None:
+    async with memory_network(tmp_path, 4) as network, network.wallet(RICH, "rich") as rich:
+        network_id = network.genesis.network_id
+        item = sign_entry(
+            RICH,
+            network_id,
+            seq=1,
+            not_after_ms=network.clock_ms() + 60_000,
+            fee=0,
+            action=Transfer(POOR.account, 5),
+        )
+        only = network.nodes[network.keys[3].account].witness  # not the leader of slot 1
+        assert await only.submit(item) is None
+        assert await rich.follower.wait_for(item.entry_id(network_id), 20)
+        again = await only.submit(item)
+        assert again is not None
+        assert again.reason is Reason.REPEAT
+
+
+async def test_a_witness_whose_disk_is_full_stops_voting_says_so_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.archive.RETRY_S", 0.05)
+    async with memory_network(tmp_path, 1) as network, network.wallet(RICH, "rich") as rich:
+        with trio.fail_after(30):
+            await rich.submit(Transfer(POOR.account, 1))
+            node = network.nodes[network.keys[0].account]
+            store = node.witness.archive.store
+            write = store.write
+
+            def fail(_batch: object) -> None:
+                raise StoreFullError("the disk is full: free some space")
+
+            monkeypatch.setattr(store, "write", fail)
+            with pytest.raises(EntryPending):
+                await rich.submit(Transfer(POOR.account, 2), timeout_s=0.5)
+            assert "disk is full" in node.witness.trouble
+            answer = decode_answer(await node.service.answer(POOR.account, encode_request(Head())))
+            assert answer["height"] == 1, "reads go on"
+            monkeypatch.setattr(store, "write", write)
+            await rich.run()
+            assert rich.pending() == ()
+            assert rich.follower.state.account(POOR.account).balance == 3
+            assert node.witness.trouble == ""
+
+
+async def test_a_follower_leaves_a_liar_and_a_dead_source(tmp_path: Path) -> None:
+    async with memory_network(tmp_path, 4) as network, network.wallet(RICH, "rich") as rich:
+        liar, dead = network.keys[0].account, network.keys[1].account
+        lies = 0
+
+        async def request(witness: AccountId, body: bytes, timeout_s: float) -> bytes:
+            nonlocal lies
+            if witness == dead:
+                raise ConnectionError("gone")
+            answer = await network.request(witness, body, timeout_s)
+            if witness == liar and len(answer) > 300:
+                lies += 1
+                return answer.replace(answer[200:204], b"\0\0\0\0")
+            return answer
+
+        with trio.fail_after(30):
+            for _ in range(3):
+                await rich.submit(Transfer(POOR.account, 1))
+            with open_store(tmp_path / "follower.db", network.genesis) as store:
+                follower = Follower(network.genesis, store, lambda: network.genesis.witnesses, request)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(follower.run)
+                    assert await follower.wait_for(lambda: follower.head.height >= 3, 20)
+                    nursery.cancel_scope.cancel()
+            assert follower.state.account(POOR.account).balance == 3

@@ -1,0 +1,144 @@
+"""The ledger service answers any bytes, and keeps one peer from taking it all."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from ledger.archive import Archive
+from ledger.core.encoding import pack
+from ledger.core.receipt import Receipt
+from ledger.core.requests import (
+    BLOCKS_BYTES_MAX,
+    AccountOf,
+    BlocksFrom,
+    Head,
+    LockOf,
+    ReceiptOf,
+    ServiceError,
+    Submit,
+    decode_answer,
+    encode_request,
+)
+from ledger.core.state import Reason
+from ledger.service import IN_FLIGHT_PER_PEER_MAX, LedgerService
+from ledger.store import Batch, open_store
+from tests.core.ledger_ordering.machines import KEYS, PAYEE, PAYER, Machine, entry, genesis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ONE = genesis(1)
+PEER, OTHER = KEYS[5].account, KEYS[6].account
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    machine = Machine(ONE, 0)
+    machine.submit(entry(ONE), entry(ONE, seq=2))
+    with open_store(tmp_path / "a.db", ONE) as store:
+        store.write(Batch(blocks=tuple(machine.final)))
+        yield Archive(store, in_thread=False)
+
+
+HOSTILE = [
+    b"",
+    b"\xc1",
+    pack(None),
+    pack([]),
+    pack({}),
+    pack({"op": 1}),
+    pack({"op": "nothing"}),
+    pack({"op": "submit"}),
+    pack({"op": "submit", "entry": b""}),
+    pack({"op": "submit", "entry": b"\1" * 200}),
+    pack({"op": "blocks", "height": 0, "count": 1, "wait_ms": 0}),
+    pack({"op": "blocks", "height": 1 << 63, "count": 1, "wait_ms": 0}),
+    pack({"op": "blocks", "height": True, "count": 1, "wait_ms": 0}),
+    pack({"op": "blocks", "height": 1, "count": 65, "wait_ms": 0}),
+    pack({"op": "blocks", "height": 1, "count": 1, "wait_ms": 25_001}),
+    pack({"op": "account", "account": b"x" * 31}),
+    pack({"op": "lock", "lock_id": "text"}),
+    pack({"op": "receipt", "entry_id": b"x" * 33}),
+    pack({"op": "head", "pad": b"x" * 2000}),
+]
+
+
+@pytest.mark.parametrize("request_bytes", HOSTILE)
+async def test_hostile_bytes_get_an_error_answer(archive: Archive, request_bytes: bytes) -> None:
+    with pytest.raises(ServiceError, match="bad_request"):
+        decode_answer(await LedgerService(archive).answer(PEER, request_bytes))
+
+
+async def test_random_bytes_never_raise(archive: Archive) -> None:
+    service, dice = LedgerService(archive), random.Random(1)
+    good = encode_request(BlocksFrom(1))
+    for _ in range(500):
+        data = bytearray(good)
+        for _ in range(dice.randrange(1, 4)):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        with trio.move_on_after(0):  # a mutated wait_ms may ask for a long poll
+            await service.answer(PEER, bytes(data[: dice.randrange(1, len(data) + 1)]))
+
+
+async def test_it_tells_what_it_knows(archive: Archive) -> None:
+    service = LedgerService(archive)
+
+    async def ask(request: object) -> dict[str, object]:
+        return decode_answer(await service.answer(PEER, encode_request(request)))  # type: ignore[arg-type]
+
+    head = await ask(Head())
+    assert (head["height"], head["tree_size"], head["faults_tolerated"], head["halted"]) == (2, 2, 0, "")
+    account = await ask(AccountOf(PAYER.account))
+    assert (account["balance"], account["seq"], account["limit"]) == (-10, 2, 10**9)
+    assert (await ask(AccountOf(PAYEE.account)))["balance"] == 10
+    assert await ask(LockOf(b"x" * 32)) == {"found": False}
+    assert await ask(ReceiptOf(b"x" * 32)) == {"receipt": b""}
+    found = (await ask(ReceiptOf(entry(ONE).entry_id(ONE.network_id))))["receipt"]
+    assert isinstance(found, bytes)
+    Receipt.decode(found).verify(ONE)
+    assert len((await ask(BlocksFrom(1)))["blocks"]) == 2  # type: ignore[arg-type]
+    assert (await ask(BlocksFrom(3)))["blocks"] == []
+    refused = await ask(Submit(entry(ONE, seq=3).encode()))
+    assert (refused["status"], refused["reason"]) == ("refused", Reason.BUSY)
+
+
+async def test_a_long_poll_ends_with_the_block_or_the_time(archive: Archive, autojump_clock: object) -> None:
+    service = LedgerService(archive)
+    began_s = trio.current_time()
+    answer = decode_answer(await service.answer(PEER, encode_request(BlocksFrom(3, wait_ms=4_000))))
+    assert answer["blocks"] == []
+    assert trio.current_time() - began_s == pytest.approx(4.0)
+
+    answers: list[dict[str, object]] = []
+
+    async def poll() -> None:
+        request = encode_request(BlocksFrom(3, wait_ms=25_000))
+        answers.append(decode_answer(await service.answer(PEER, request)))
+
+    machine = Machine(ONE, 0)
+    machine.submit(*(entry(ONE, seq=seq) for seq in (1, 2, 3)))
+    archive.chain.accept(machine.final[2])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll)
+        await trio.sleep(1)
+        await archive.write(Batch(blocks=(machine.final[2],)))
+    assert answers[0]["blocks"] == [machine.final[2].encode()]
+
+
+async def test_one_peer_cannot_hold_all_requests(archive: Archive, autojump_clock: object) -> None:
+    service = LedgerService(archive)
+    request = encode_request(BlocksFrom(9, wait_ms=20_000))
+    async with trio.open_nursery() as nursery:
+        for _ in range(IN_FLIGHT_PER_PEER_MAX):
+            nursery.start_soon(service.answer, PEER, request)
+        await trio.sleep(1)
+        with pytest.raises(ServiceError, match="busy"):
+            decode_answer(await service.answer(PEER, encode_request(Head())))
+        assert decode_answer(await service.answer(OTHER, encode_request(Head())))["height"] == 2
+    assert decode_answer(await service.answer(PEER, encode_request(Head())))["height"] == 2
+    assert BLOCKS_BYTES_MAX < 1 << 20
