@@ -123,7 +123,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting("share.memory", "memory_percent", '"50%"', _positive, "of all memory, for the tasks together"),
     Setting(
-        "share.disk", "disk_bytes", '"50GB"', units.read_size_bytes, "for compiled modules and the ledger"
+        "share.disk",
+        "disk_bytes",
+        '"50GB"',
+        units.read_size_bytes,
+        "not kept yet: compiled modules take 1 GiB at most, the ledger is not limited",
+        _only(50 * 10**9, instead="a cap on the disk is not kept yet; compiled modules take 1 GiB at most"),
     ),
     Setting(
         "share.gpus",
@@ -180,10 +185,19 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _only((), instead="every lease is paid so far: []"),
     ),
     Setting(
-        "energy.watts_idle", "watts_idle", "0", units.read_whole, "declared, not measured; 0: not declared"
+        "energy.watts_idle",
+        "watts_idle",
+        "0",
+        units.read_whole,
+        "0: not declared",
+        _only(0, instead="only watts_full is part of an advert so far: 0"),
     ),
     Setting(
-        "energy.watts_full", "watts_full", "0", units.read_whole, "declared, not measured; 0: not declared"
+        "energy.watts_full",
+        "watts_full",
+        "0",
+        units.read_whole,
+        "declared in adverts, not measured; 0: not declared",
     ),
     Setting(
         "energy.carbon_g_per_kwh",

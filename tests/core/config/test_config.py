@@ -97,6 +97,8 @@ mode = "market"
         'share.schedule = ["Sat-Sun"]',
         'share.kinds = ["wasm", "onnx"]',
         "share.kinds = []",
+        'share.disk = "10GB"',
+        "energy.watts_idle = 40",
         'price.accept_free_from = ["12D3Koo"]',
         "energy.carbon_g_per_kwh = 380",
         'energy.carbon_file = "x.csv"',
@@ -138,8 +140,8 @@ def test_mistakes_are_one_precise_problem_each(paths: Paths, text: str) -> None:
 
 def test_the_later_word_wins_and_is_named(paths: Paths, tmp_path: Path) -> None:
     system = tmp_path / "system.toml"
-    system.write_text('[share]\ncpu = "10%"\nmemory = "11%"\ndisk = "12GB"\n[node]\nname = "sys"\n')
-    paths.config.write_text('[share]\ncpu = "20%"\nmemory = "21%"\ndisk = "22GB"\n')
+    system.write_text('[share]\ncpu = "10%"\nmemory = "11%"\nidle_after = "12s"\n[node]\nname = "sys"\n')
+    paths.config.write_text('[share]\ncpu = "20%"\nmemory = "21%"\nidle_after = "22s"\n')
     values, found = check_config(
         paths,
         {"MILLRACE_SHARE_CPU": "30%", "MILLRACE_SHARE_MEMORY": "31%"},
@@ -150,7 +152,7 @@ def test_the_later_word_wins_and_is_named(paths: Paths, tmp_path: Path) -> None:
     by_key = {value.setting.key: (value.value, value.source.kind) for value in values}
     assert by_key["share.cpu"] == (40, "flag")
     assert by_key["share.memory"] == (31, "env")
-    assert by_key["share.disk"] == (22 * 10**9, "user")
+    assert by_key["share.idle_after"] == (22, "user")
     assert by_key["node.name"] == ("sys", "system")
     assert by_key["network.mdns"] == (True, "default")
 
