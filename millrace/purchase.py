@@ -23,7 +23,15 @@ from ledger.wallet import EntryPending, EntryRefused, WalletBehind
 from millrace.core.market import Needs, choose, offer_from_advert, rank, unfit
 from millrace.core.progress import progress_fields
 from millrace.core.tally import JobTally
-from millrace.errors import BudgetExceeded, InsufficientCredit, JobTimeout, MillraceError, NoPeers, UsageError
+from millrace.errors import (
+    BudgetExceeded,
+    InsufficientCredit,
+    JobTimeout,
+    MillraceError,
+    NoPeers,
+    TaskError,
+    UsageError,
+)
 from millrace.leases import JobOrder, OrderRefused, OverBudget, run_job
 from millrace.money import explain_entry
 
@@ -115,9 +123,20 @@ class Purchases:
             )
             tally = JobTally()
             begun_s = trio.current_time()
-            report = await self._run_with_events(order, cap, tally, emit)
-            await _emit_results(report, tally, emit)
+            try:
+                report = await self._run_with_events(order, cap, tally, emit)
+            except BaseException:  # cancelled, mostly: the journal must not show it as running for ever
+                self._close_in_journal(order, tally)
+                raise
+            late = trio.current_time() - begun_s >= order.timeout_s
+            await _emit_results(report, tally, emit, late=late)
             return await self._settle(report, tally, order.cap, begun_s, emit)
+
+    def _close_in_journal(self, order: JobOrder, tally: JobTally) -> None:
+        if tally.job_id:
+            accepted = len(tally.how)
+            failed = len(order.tasks) - accepted
+            self._buyer.journal.job_ended(tally.job_id, accepted=accepted, failed=failed)
 
     @contextmanager
     def _holding(self, wanted: int | None) -> Iterator[_Cap]:
@@ -326,11 +345,19 @@ def _tasks(module: bytes, units: list[dict[str, Any]], options: dict[str, Any]) 
         ) from error
 
 
-async def _emit_results(report: JobReport, tally: JobTally, emit: Emit) -> None:
+_CAP_USED_UP: Final = "the cap is used up"
+"""What the lease shell says of units that nobody could be paid for."""
+
+
+async def _emit_results(report: JobReport, tally: JobTally, emit: Emit, *, late: bool) -> None:
     for unit, outcome in enumerate(report.outcomes):
         if outcome is None:
             reason = report.failures.get(unit, "no result")
-            await emit({"event": "no_result", "unit": unit, "reason": reason})
+            if late:  # the end of its time takes a job's workers away, and then its units say so
+                code, reason = JobTimeout.code, f"the job's time is over ({reason})"
+            else:
+                code = BudgetExceeded.code if reason == _CAP_USED_UP else TaskError.code
+            await emit({"event": "no_result", "unit": unit, "code": code, "reason": reason})
         else:
             await emit({"event": "result", "unit": unit, **_outcome_fields(outcome), **_trust(tally, unit)})
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from millrace.errors import JobCancelled, JobTimeout, MillraceError, TaskError
+from millrace.errors import BY_CODE, JobCancelled, JobTimeout, MillraceError, TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,11 +247,11 @@ class Job(Future[Completed]):
             self.set_exception(error)
 
 
-def read_result(event: dict[str, Any]) -> Completed | TaskError:
+def read_result(event: dict[str, Any]) -> Completed | MillraceError:
     """A unit's result from its event (SPEC.md §16)."""
     unit = int(event.get("unit", -1))
     if event.get("event") == "no_result":
-        return TaskError(
+        return BY_CODE.get(str(event.get("code")), TaskError)(
             f"unit {unit} has no result",
             str(event.get("reason", "")),
             "see the job's timeline: millrace jobs show",

@@ -12,7 +12,7 @@ import trio
 from ledger.core.receipt import Receipt
 from millrace import Client, Unit
 from millrace.endpoint import Endpoint
-from millrace.errors import BudgetExceeded, InsufficientCredit, NoPeers, UsageError
+from millrace.errors import BudgetExceeded, InsufficientCredit, JobTimeout, NoPeers, UsageError
 from tests.e2e.small_network import CREDIT_LIMIT, small_network, until
 
 if TYPE_CHECKING:
@@ -144,6 +144,15 @@ async def test_a_client_that_leaves_cancels_its_job(tmp_path: Path) -> None:
         # The workers cancel their locks: nothing was verified.
         await until(lambda: not network.nodes["buyer"].follower.state.open_locks())
         assert (await network.api("buyer", "balance"))["balance"] == 0
+        (left,) = (await network.api("buyer", "jobs.ls"))["jobs"]
+        assert (left["state"], left["units_done"], left["cost"]) == ("failed", 0, 0)
+
+        def wait_too_short() -> None:
+            with Client(endpoint=endpoint.path) as client:
+                client.wasm(SPIN, timeout=0.5, fuel=10**12).result(30)
+
+        with pytest.raises(JobTimeout, match="time is over"):
+            await trio.to_thread.run_sync(wait_too_short)
 
 
 async def test_nobody_fits_and_the_client_library_says_why(
