@@ -66,10 +66,7 @@ def signing_bytes(kind: Kind, network_id: NetworkId, body: bytes) -> bytes:
 
 def digest(*parts: bytes) -> bytes:
     """SHA-256 over the concatenation of `parts`: 32 bytes."""
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(part)
-    return sha.digest()
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 class Reader:
