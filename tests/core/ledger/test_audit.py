@@ -295,6 +295,16 @@ def test_a_certified_invalid_entry_is_found_where_it_stands(name: str) -> None:
     assert (violation.entry, violation.log_index) == (0, 6)
 
 
+def test_the_place_is_that_of_the_entry_and_what_stood_before_is_reported() -> None:
+    forge = honest()
+    good, bad = (forge.sign(ALICE, Transfer(BOB.account, amount), fee=1) for amount in (1, LIMIT))
+    forge.block([good, bad])
+    report = audit(forge.genesis, forge.blocks)
+    assert report.violation is not None
+    assert (report.violation.entry, report.violation.log_index) == (1, 7)
+    assert (report.blocks, report.entries, report.tree_size) == (4, 7, 6)
+
+
 OPEN_LOCK: dict[str, tuple[AuditRule, Callable[[Forge, bytes], Entry], int]] = {
     "claim at the expiry": (AuditRule.LOCK, lambda f, at: f.sign(CAROL, f.claim(ALICE, at, 9)), 5000),
     "expire before it": (AuditRule.LOCK, lambda f, at: f.sign(BOB, Expire(at)), 4999),
