@@ -74,7 +74,7 @@ class DiscoveryTiming:
     exchange_hungry_s: float = 5.0
     """Instead of the above while links are missing."""
     bootstrap_check_s: float = 2.0
-    dht_first_s: float = 2.0
+    dht_first_s: float = 5.0
     dht_hungry_s: float = 20.0
     dht_interval_s: float = 600.0
 

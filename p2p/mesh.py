@@ -17,7 +17,7 @@ import trio
 
 from ledger.core.keys import AccountId, peer_id
 from p2p.core.advertbook import Accepted, AdvertBook
-from p2p.core.conduct import Conduct
+from p2p.core.conduct import BAR_MS, Conduct
 from p2p.core.envelope import EnvelopeKind, seal
 from p2p.core.errors import LocalProtocolError, P2pError
 from p2p.core.peers import Trust
@@ -338,7 +338,7 @@ class Mesh:
 
     async def _run_cuts(self) -> None:
         async for account in self._cut_receive.clone():
-            await self.host.disconnect(account)
+            await self.host.ban(account, BAR_MS / 1000)
 
 
 async def _keep_running(name: str, loop: Callable[[], Awaitable[None]]) -> None:

@@ -25,6 +25,7 @@ from p2p.discovery import (
     dht_key,
 )
 from p2p.host import Link
+from p2p.lan import Found
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -55,6 +56,10 @@ class Town:
         self.tried: list[tuple[float, str]] = []
         self.answers: dict[AccountId, bytes] = {}
         self.asked: list[bytes] = []
+        self.announce, self.near = trio.open_memory_channel[Found](8)
+        self.mdns_service = ""
+        self.dht_calls: list[str] = []
+        self.dht_finds: list[tuple[AccountId, tuple[str, ...]]] = []
         self.served: dict[str, Callable[[AccountId, bytes], Awaitable[bytes]]] = {}
 
     def links(self) -> tuple[Link, ...]:
@@ -78,6 +83,24 @@ class Town:
 
     def serve(self, name: str, answer: Any, **limits: int) -> None:
         self.served[name] = answer
+
+    def start_mdns(self, service: str) -> trio.MemoryReceiveChannel[Found]:
+        self.mdns_service = service
+        return self.near
+
+    async def dht_refresh(self) -> None:
+        self.dht_calls.append("refresh")
+        await trio.lowlevel.checkpoint()
+
+    async def dht_provide(self, key: bytes) -> bool:
+        self.dht_calls.append(key.hex())
+        await trio.lowlevel.checkpoint()
+        return True
+
+    async def dht_find(self, key: bytes, count: int) -> list[tuple[AccountId, tuple[str, ...]]]:
+        self.dht_calls.append("find")
+        await trio.lowlevel.checkpoint()
+        return self.dht_finds
 
     async def request(
         self, account: AccountId, name: str, body: bytes, timeout_s: float, **limits: int
@@ -254,6 +277,40 @@ async def test_garbage_questions_and_too_many_are_denied(setting: Setting) -> No
     ]
     assert sum(isinstance(answer, Denied) for answer in answers) == 5
     assert setting.invalid == [account(1)]
+
+
+async def test_the_local_network_may_name_private_addresses_but_not_this_machine() -> None:
+    setting = Setting(Town("/ip4/1.1.1.1/tcp/4000"))
+    near = "/ip4/192.168.1.9/tcp/4001"
+    setting.town.open.add(f"{near}/p2p/{peer_id(account(1))}")
+    setting.town.announce.send_nowait(
+        Found(account(1), ("/ip4/127.0.0.1/tcp/4001", "/ip4/1.1.1.1/tcp/4000", near))
+    )
+    setting.town.announce.send_nowait(Found(account(2), ("/dns/router.lan/tcp/80", "junk")))
+    setting.town.announce.close()
+    await setting.discovery.run_mdns()
+    assert setting.town.mdns_service == "_mr-00010203._udp.local."
+    assert [text for _, text in setting.town.tried] == [f"{near}/p2p/{peer_id(account(1))}"]
+    assert setting.town.is_linked(account(1))
+
+
+async def test_the_dht_is_asked_often_only_while_links_are_missing(autojump_clock: MockClock) -> None:
+    setting = Setting(Town())
+    setting.town.dht_finds = [(account(9), ("/ip4/127.0.0.1/tcp/4009",))]
+    await run_for(100, setting.discovery.run_dht)
+    assert setting.town.dht_calls == [], "not without a neighbour"
+    setting.town.link_from(account(1), "127.0.0.1")
+    await run_for(100, setting.discovery.run_dht)
+    assert setting.town.dht_calls[:3] == ["refresh", DHT_KEY, "find"]
+    assert len(setting.town.dht_calls) >= 9
+    assert [(peer.account, peer.addresses[0].trust) for peer in setting.book.peers()] == [
+        (account(9), Trust.HEARSAY)
+    ]
+    for number in (2, 3, 4):
+        setting.town.link_from(account(number), "127.0.0.1")
+    setting.town.dht_calls.clear()
+    await run_for(290, setting.discovery.run_dht)
+    assert len(setting.town.dht_calls) == 3
 
 
 def test_the_dht_key_is_pinned() -> None:

@@ -182,8 +182,9 @@ async def test_a_peer_that_keeps_asking_garbage_is_cut_and_barred(tmp_path: Path
             assert isinstance(decode_answer(answer), Denied)
         await until(lambda: linked(first) == {honest.account}, "the garbage sender is cut")
         assert first.status().peers_cut == 1
-        # It dials again, as its bootstrap loop does, and is turned away each time; the node goes on.
-        await until(lambda: first.status().peers_cut >= 2, "it is turned away")
+        # It dials again, as its bootstrap loop does, and is not let in; the node goes on.
+        await until(lambda: mean.status().dials_made >= 3, "it tries again")
+        assert linked(first) == {honest.account}
         await honest.publish_advert(advert_of(honest))
         await until(lambda: offering(first) == {honest.account}, "the honest ones go on")
 
@@ -202,6 +203,19 @@ async def test_answers_that_were_not_asked_for_are_held_against_the_answerer(tmp
         assert first._conduct.points(mean.account, clock_ms()) >= INVALID_POINTS - 1
         assert offering(first) == set()
         assert await first._gossip.reconcile(mean.account) == 1
+
+
+async def test_the_dht_alone_brings_strangers_together(tmp_path: Path) -> None:
+    timing = replace(QUICK, discovery=replace(QUICK.discovery, dht_first_s=0.2, dht_hungry_s=0.5))
+    async with mill(tmp_path, timing) as mills:
+        first = await mills.open(1)
+        # An entry point that recommends nobody: what is found is found by the DHT.
+        first.peers.recommend = lambda count, exclude, below: ()  # type: ignore[method-assign]
+        second = await mills.open(2, first)
+        third = await mills.open(3, first)
+        for node in (second, third):
+            node.peers.recommend = lambda count, exclude, below: ()  # type: ignore[method-assign]
+        await until(lambda: third.account in linked(second), "the two met")
 
 
 async def test_a_broken_peer_file_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
