@@ -79,25 +79,34 @@ async def run_node(
             if ready is not None:
                 ready(node)
             await node.stopping.wait()
-            if node.finish:
-                await _finish(node)
+            await _finish(node)
             _log.info("stopping")
             life.deadline = trio.current_time() + STOP_S
             await _leave_market(node)
 
 
 async def _finish(node: Node) -> None:
-    """Let leases and jobs in hand come to their end, and the claims settle, for at most FINISH_S."""
+    """Let leases and jobs in hand end, and the claims settle: for at most FINISH_S, and not once hurried."""
+    if node.hurried.is_set():
+        return
     _log.info("finishing what is in hand")
     if node.lending is not None:
         node.lending.drain()
-    with trio.move_on_after(FINISH_S):
+    async with trio.open_nursery() as nursery:
+
+        async def wait_for_hurry() -> None:
+            await node.hurried.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait_for_hurry)
+        nursery.cancel_scope.deadline = trio.current_time() + FINISH_S
         # A look now and then: leases and jobs end in many places, and nobody waits for this in a hurry.
         while (  # noqa: ASYNC110
             node.lending is not None and node.lending.server.active
         ) or node.purchases.running:
             await trio.sleep(FINISH_LOOK_S)
         await node.settler.settle_all(FINISH_S)
+        nursery.cancel_scope.cancel()
 
 
 async def _leave_market(node: Node) -> None:
@@ -142,7 +151,7 @@ async def _run_until_told(config: NodeConfig, runner_wrap: Callable[[Runner], Un
             async def listen() -> None:
                 async for number in signals:
                     _log.info("%s: stopping", signal.Signals(number).name)
-                    if not begun or begun[0].stopping.is_set():
+                    if not begun or begun[0].hurried.is_set():
                         nursery.cancel_scope.cancel()
                     else:
                         begun[0].stop()

@@ -79,7 +79,8 @@ class Node:
     """Why nothing is lent, in words; empty while something is."""
     started_s: float = field(default_factory=time.monotonic)
     stopping: trio.Event = field(default_factory=trio.Event)
-    finish: bool = False
+    hurried: trio.Event = field(default_factory=trio.Event)
+    """Set when the stop is not to wait for anything in hand."""
 
     @property
     def account(self) -> AccountId:
@@ -91,8 +92,9 @@ class Node:
         return clock_ms()
 
     def stop(self, *, finish: bool = False) -> None:
-        """Begin an orderly shutdown; with `finish`, leases in hand end first."""
-        self.finish = finish and not self.stopping.is_set()
+        """Begin an orderly shutdown; with `finish`, leases in hand end first, unless a later call hurries it."""
+        if not finish:
+            self.hurried.set()
         self.stopping.set()
 
 

@@ -155,6 +155,32 @@ async def test_a_client_that_leaves_cancels_its_job(tmp_path: Path) -> None:
             await trio.to_thread.run_sync(wait_too_short)
 
 
+async def test_a_stop_that_finishes_lets_leases_end(tmp_path: Path) -> None:
+    units = [{"stdin": b"word " * 100_000} for _ in range(12)]
+    async with small_network(tmp_path, workers=2) as network:
+        await network.offers(2)
+        reports: list[dict[str, Any]] = []
+
+        async def buy() -> None:
+            reports.append((await network.job("buyer", module=WORDCOUNT, units=units))[1])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(buy)
+            lending = network.nodes["worker-0"].lending
+            assert lending is not None
+            await until(lambda: lending.server.active > 0)
+            assert await network.api("worker-0", "stop", finish=True) == {"stopping": True, "finish": True}
+            assert not (await network.api("worker-0", "status"))["lending"]["on"]
+        assert (reports[0]["accepted"], [worker["settled"] for worker in reports[0]["workers"]]) == (
+            12,
+            [True, True],
+        )
+        socket = network.nodes["worker-0"].config.api.socket
+        await until(lambda: not socket.exists())
+        await network.api("buyer", "stop", finish=True)
+        await until(lambda: not network.nodes["buyer"].config.api.socket.exists())
+
+
 async def test_nobody_fits_and_the_client_library_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
