@@ -13,7 +13,7 @@ __all__ = ["PREFIX", "Group", "Hierarchy", "find_hierarchy", "sweep"]
 PREFIX: Final = "millrace"
 """Names of groups are this, the number of the node's process, and a serial number."""
 _CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
-_V1_CONTROLLERS: Final = ("memory", "pids", "cpuacct")
+_V1_CONTROLLERS: Final = ("memory", "pids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,6 @@ class Group:
             with contextlib.suppress(OSError, ValueError):
                 found |= {int(line) for line in (folder / "cgroup.procs").read_text().split()}
         return found
-
-    def cpu_s(self) -> float | None:
-        """CPU seconds that the group has used, or None where that is not counted."""
-        for folder in self.folders:
-            with contextlib.suppress(OSError, ValueError):
-                return int((folder / "cpuacct.usage").read_text()) / 1e9
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                return int((folder / "cpu.stat").read_text().split("usage_usec", 1)[1].split()[0]) / 1e6
-        return None
-
-    def memory_peak_bytes(self) -> int | None:
-        """The most memory that the group ever held, or None where that is not counted."""
-        for folder in self.folders:
-            for name in ("memory.max_usage_in_bytes", "memory.peak"):
-                with contextlib.suppress(OSError, ValueError):
-                    return int((folder / name).read_text())
-        return None
 
     def remove(self) -> bool:
         """Delete the folders; False while a process is still in one of them."""
@@ -122,9 +105,9 @@ def find_hierarchy(root: Path = _CGROUP_ROOT, own: Path = Path("/proc/self/cgrou
                 (parent / "cgroup.subtree_control").read_text().split()
             ) and _can_make(parent):
                 return Hierarchy(2, (parent,))
-    if not {"memory", "pids"} <= paths.keys():
+    if not set(_V1_CONTROLLERS) <= paths.keys():
         return None
-    parents = tuple(root / name / paths[name] for name in _V1_CONTROLLERS if name in paths)
+    parents = tuple(root / name / paths[name] for name in _V1_CONTROLLERS)
     return Hierarchy(1, parents) if all(_can_make(parent) for parent in parents) else None
 
 

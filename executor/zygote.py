@@ -88,6 +88,9 @@ class Child:
 
     async def _read(self) -> bytes:
         while True:
+            await (
+                trio.lowlevel.checkpoint()
+            )  # a child that always has more to say must not keep the event loop
             try:
                 return os.read(self._process.stdout, _READ_BYTES)
             except BlockingIOError:
@@ -144,6 +147,8 @@ class Zygote:
         self._scope = scope
         self._numbers = itertools.count(1)
         self._waiting: dict[int, _Waiting] = {}
+        self._strays = 0
+        """Reports that may still come for units which were cancelled meanwhile."""
         self._ready = trio.Event()
         self._failure: str | None = None
         self.leases = 0
@@ -180,7 +185,10 @@ class Zygote:
             body = await self._child.receive()
             waiting = self._waiting.pop(int.from_bytes(body[:4], "big"), None)
             if waiting is None:
-                continue  # a unit that was cancelled meanwhile
+                self._strays -= 1
+                if self._strays < 0:
+                    raise ChildError("the sandbox reported a unit that it was not given")
+                continue
             try:
                 waiting.outcome = Outcome.decode(body[4:])
             except WireError as error:
@@ -219,6 +227,7 @@ class Zygote:
         finally:
             self.used_at_s = trio.current_time()
             if self._waiting.pop(number, None) is not None and self.alive:
+                self._strays += 1
                 self._child.send_now(bytes((CANCEL,)) + number.to_bytes(4, "big"))
 
     def stop(self) -> None:
