@@ -50,7 +50,7 @@ __all__ = ["LEDGER", "STOP_S", "Ready", "clock_ms", "main", "run_bootstrap"]
 LEDGER: Final = "ledger"
 """The name under which ledger requests are served: /millrace/<network>/ledger/1."""
 LOCK_NAME: Final = "node.lock"
-STOP_S: Final = 5.0
+STOP_S: Final = 8
 """How long an orderly shutdown may take before what is left is cut off."""
 FAILED: Final = 1
 USAGE: Final = 2
@@ -203,19 +203,23 @@ class _LogLine(logging.Formatter):
 
 
 async def _run_until_told(config: BootstrapConfig, ready: Callable[[Ready], None]) -> None:
-    """`run_bootstrap` until SIGTERM or SIGINT; a second signal, or STOP_S, cuts the shutdown short."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """`run_bootstrap` until SIGTERM, SIGINT or SIGHUP; what is not gone STOP_S later is ended by SIGALRM."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
                 async for number in signals:
                     _log.info("%s: stopping", signal.Signals(number).name)
+                    signal.alarm(STOP_S)  # the kernel's: it also ends a loop that hangs
                     nursery.cancel_scope.cancel()
                     return
 
             nursery.start_soon(watch)
-            await run_bootstrap(config, ready=ready)
-            nursery.cancel_scope.cancel()
+            try:
+                await run_bootstrap(config, ready=ready)
+            finally:
+                nursery.cancel_scope.cancel()
+    signal.alarm(0)
 
 
 def _announce(ready: Ready, *, as_json: bool) -> None:
