@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
     from millrace.core.progress import Progress
 
-__all__ = ["JobRecord", "Journal", "JournalError", "LeaseRecord", "LeaseStanding", "Role", "open_journal"]
+__all__ = [
+    "JobRecord",
+    "Journal",
+    "JournalError",
+    "LeaseRecord",
+    "LeaseStanding",
+    "Role",
+    "journal_in",
+    "open_journal",
+]
 
 TIMELINE_EVENTS_MAX: Final = 100_000
 """Events kept per job; later ones are dropped."""
@@ -213,9 +222,25 @@ class Journal:
                 ("UPDATE leases SET voucher = ? WHERE lease_id = ?", (voucher.encode(), lease_id)),
             )
 
-    def ended(self, lease_id: bytes, reason: str, *, cut: bool = False) -> None:
-        """The conversation is over; the money's standing is another matter."""
-        self._write("UPDATE leases SET reason = ?, cut = ? WHERE lease_id = ?", (reason, int(cut), lease_id))
+    def ended(
+        self, lease_id: bytes, reason: str, *, cut: bool = False, sent_bytes: int = 0, received_bytes: int = 0
+    ) -> None:
+        """The conversation is over, and this much was said; the money's standing is another matter."""
+        record = self.lease(lease_id)
+        if record is None:
+            return
+        terms = record.terms
+        peer = terms.worker if record.role is Role.BUYER else terms.buyer
+        self._write(
+            "UPDATE leases SET reason = ?, cut = ? WHERE lease_id = ?",
+            (reason, int(cut), lease_id),
+            (
+                ("INSERT INTO traffic VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " sent_bytes = sent_bytes + excluded.sent_bytes,"
+                " received_bytes = received_bytes + excluded.received_bytes"),
+                (terms.job_id, peer, sent_bytes, received_bytes),
+            ),
+        )
 
     def voided(self, lease_id: bytes, reason: str) -> None:
         """No LOCK was made and none can come any more."""
@@ -259,21 +284,19 @@ class Journal:
 
     # -- traffic
 
-    def add_traffic(self, job_id: bytes, peer: AccountId, sent_bytes: int, received_bytes: int) -> None:
-        """Count bytes that went to and came from a peer for a job."""
-        self._write(
-            "INSERT INTO traffic VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-            " sent_bytes = sent_bytes + excluded.sent_bytes,"
-            " received_bytes = received_bytes + excluded.received_bytes",
-            (job_id, peer, sent_bytes, received_bytes),
-        )
-
     def traffic(self, job_id: bytes) -> list[tuple[AccountId, int, int]]:
         """What went to whom for a job: (peer, sent bytes, received bytes)."""
         rows = self._read(
             "SELECT peer, sent_bytes, received_bytes FROM traffic WHERE job_id = ? ORDER BY peer", (job_id,)
         )
         return [(AccountId(peer), sent, received) for peer, sent, received in rows]
+
+    def close(self) -> None:
+        """Write what waits and close the database."""
+        try:
+            self.flush()
+        finally:
+            self._db.close()
 
     def _write(
         self, statement: str, values: tuple[object, ...], *more: tuple[str, tuple[object, ...]]
@@ -305,15 +328,19 @@ def open_journal(path: Path) -> Iterator[Journal]:
     except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal {path} cannot be opened: {error}") from error
     try:
-        journal = _prepared(db)
+        journal = journal_in(db)
         journal.interrupt_jobs()
-        yield journal
-        journal.flush()
-    finally:
+    except JournalError:
         db.close()
+        raise
+    try:
+        yield journal
+    finally:
+        journal.close()
 
 
-def _prepared(db: sqlite3.Connection) -> Journal:
+def journal_in(db: sqlite3.Connection) -> Journal:
+    """The journal in an open database (autocommit), whose schema is made if it is empty."""
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")

@@ -158,8 +158,7 @@ class Rental:
         talk, journal = self._talk, self._buyer.journal
         sent, received = (talk.sent_bytes, talk.received_bytes) if talk else (0, 0)
         if talk is not None:
-            journal.add_traffic(self._desk.job_id, self.worker, sent, received)
-            journal.ended(self.lease_id, reason, cut=self.cut)
+            journal.ended(self.lease_id, reason, cut=self.cut, sent_bytes=sent, received_bytes=received)
         if self.joined:
             self._desk.tell(LeaseEnded(self.worker, self.lease_id, reason, self.cumulative, sent, received))
         else:

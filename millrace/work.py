@@ -183,14 +183,13 @@ class _Served:
 
     def _close_books(self, reason: str) -> None:
         """Also after a failure: what is claimed is what the journal holds."""
-        terms = self._machine.terms
-        if terms is None:
+        if self._machine.terms is None:
             return
-        journal = self._worker.journal
+        talk = self._talk
         try:
-            journal.ended(self._lease_id, reason)
-            sent, received = self._talk.sent_bytes, self._talk.received_bytes
-            journal.add_traffic(terms.job_id, terms.buyer, sent, received)
+            self._worker.journal.ended(
+                self._lease_id, reason, sent_bytes=talk.sent_bytes, received_bytes=talk.received_bytes
+            )
         finally:
             self._worker.settler.release(self._lease_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from ledger.core.state import Refusal
 from ledger.wallet import EntryRefused
 from millrace.core.market import Offer
 from millrace.core.progress import UnitCommitted
-from millrace.journal import Journal, open_journal
+from millrace.journal import Journal, journal_in
 from millrace.leases import Buyer, JobOrder, JobReport, run_job
 from millrace.settle import Settler
 from millrace.work import LeaseServer, Worker, WorkPolicy
@@ -24,7 +25,6 @@ from tests.core.ledger.ledger_forge import CREATED_MS, Forge, genesis, key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from ledger.core.entries import Action
     from ledger.core.genesis import Genesis
@@ -194,7 +194,7 @@ class Mill:
 class Market:
     """A buyer and its workers."""
 
-    def __init__(self, town: Town, journal: Journal, nursery: trio.Nursery, folder: Path) -> None:
+    def __init__(self, town: Town, journal: Journal, nursery: trio.Nursery) -> None:
         self.town = town
         self.journal = journal
         self.nursery = nursery
@@ -202,8 +202,8 @@ class Market:
         self.events: list[Progress] = []
         self.wallet = TownWallet(town, BUYER)
         self.arbiter = TestRunner()
-        self._folder = folder
-        self._journals: list[Any] = []
+        self.victim: Mill | None = None
+        self.victim_busy = trio.Event()
         self.buyer = Buyer(
             key=BUYER,
             genesis=town.forge.genesis,
@@ -217,9 +217,7 @@ class Market:
 
     def add_mill(self, number: int, runner: TestRunner | None = None, **policy: Any) -> Mill:
         town, mill_key = self.town, key(300 + number)
-        opened = open_journal(self._folder / f"mill-{number}.db")
-        journal = opened.__enter__()
-        self._journals.append(opened)
+        journal = memory_journal()
         wallet = TownWallet(town, mill_key)
         settler = Settler(journal, wallet, lambda: town.forge.state, town.clock_ms)
         runner = runner or TestRunner()
@@ -262,13 +260,18 @@ class Market:
             "cap": CREDIT // 2,
             "lock_span_s": 600.0,
         }
-        return await run_job(JobOrder(**(fields | changes)), self.buyer, self.events.append)
+        return await run_job(JobOrder(**(fields | changes)), self.buyer, self.hear)
 
     async def kill_when_busy(self, victim: Mill) -> None:
         """Kill it with some units committed and some in its hands."""
-        while not any(event.worker == victim.account for event in self.seen(UnitCommitted)):
-            await trio.sleep(0.01)
+        self.victim = victim
+        await self.victim_busy.wait()
         victim.kill()
+
+    def hear(self, event: Progress) -> None:
+        self.events.append(event)
+        if isinstance(event, UnitCommitted) and self.victim and event.worker == self.victim.account:
+            self.victim_busy.set()
 
     async def claims_done(self) -> None:
         """Until every living worker has claimed."""
@@ -279,20 +282,21 @@ class Market:
     def seen(self, kind: type[Progress]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
-    def close(self) -> None:
-        for opened in self._journals:
-            opened.__exit__(None, None, None)
-
 
 def tasks(count: int) -> tuple[WasmTask, ...]:
     return tuple(WasmTask(MODULE_SHA256, args=(str(n),), limits=LIMITS) for n in range(count))
 
 
+def memory_journal() -> Journal:
+    """A journal without a file: what files are for has tests of its own."""
+    return journal_in(sqlite3.connect(":memory:", isolation_level=None))
+
+
 @asynccontextmanager
-async def open_market(folder: Path) -> AsyncIterator[Market]:
-    with open_journal(folder / "buyer.db") as journal:
-        async with trio.open_nursery() as nursery:
-            market = Market(Town(), journal, nursery, folder)
-            yield market
-            nursery.cancel_scope.cancel()
-        market.close()
+async def open_market() -> AsyncIterator[Market]:
+    async with trio.open_nursery() as nursery:
+        market = Market(Town(), memory_journal(), nursery)
+        yield market
+        nursery.cancel_scope.cancel()
+    for journal in (market.journal, *(mill.journal for mill in market.mills.values())):
+        journal.close()

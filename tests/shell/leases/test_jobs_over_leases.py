@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from executor.core.outcome import Outcome, Status
-from executor.core.task import WasmTask
 from millrace.core import progress
 from millrace.core.cost import unit_cost
 from millrace.leases import OrderRefused, OverBudget
 from tests.shell.leases.lease_mill import BUYER, MODULE, PRICE, TestRunner, honest, open_market, tasks
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from executor.core.task import WasmTask
 
 
 def lie(task: WasmTask) -> Outcome:
@@ -24,8 +27,8 @@ def sometimes_lie(task: WasmTask) -> Outcome:
     return lie(task) if int(task.args[0]) % 5 == 2 else honest(task)
 
 
-async def test_a_job_is_done_paid_and_settled(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market:
+async def test_a_job_is_done_paid_and_settled(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         mills = [market.add_mill(n) for n in range(3)]
         work = tasks(30)
         report = await market.run(work)
@@ -51,8 +54,8 @@ async def test_a_job_is_done_paid_and_settled(autojump_clock: MockClock, tmp_pat
         assert len(market.journal.timeline(report.job_id)) == len(market.events)
 
 
-async def test_a_liar_is_caught_cut_and_unpaid_for_the_lie(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market:
+async def test_a_liar_is_caught_cut_and_unpaid_for_the_lie(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         liar = market.add_mill(0, TestRunner(sometimes_lie))
         for n in range(1, 4):
             market.add_mill(n)
@@ -69,10 +72,8 @@ async def test_a_liar_is_caught_cut_and_unpaid_for_the_lie(autojump_clock: MockC
         assert market.town.forge.state.totals().locks_open == 0
 
 
-async def test_a_killed_worker_loses_its_units_and_its_lock_expires(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    async with open_market(tmp_path) as market:
+async def test_a_killed_worker_loses_its_units_and_its_lock_expires(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         victim = market.add_mill(0, TestRunner(unit_s=0.7))
         for n in range(1, 3):
             market.add_mill(n)
@@ -87,9 +88,9 @@ async def test_a_killed_worker_loses_its_units_and_its_lock_expires(
         market.town.check_books()
 
 
-async def test_one_worker_left_is_checked_by_the_buyer(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_one_worker_left_is_checked_by_the_buyer(autojump_clock: MockClock) -> None:
     """Three workers, one lies, one dies: the last one's results are matched by runs of our own."""
-    async with open_market(tmp_path) as market:
+    async with open_market() as market:
         liar = market.add_mill(0, TestRunner(lie))
         victim = market.add_mill(1, TestRunner(unit_s=0.7))
         market.add_mill(2)
@@ -102,8 +103,8 @@ async def test_one_worker_left_is_checked_by_the_buyer(autojump_clock: MockClock
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])
-async def test_any_number_of_replicas(autojump_clock: MockClock, tmp_path: Path, replicas: int) -> None:
-    async with open_market(tmp_path) as market:
+async def test_any_number_of_replicas(autojump_clock: MockClock, replicas: int) -> None:
+    async with open_market() as market:
         for n in range(4):
             market.add_mill(n)
         work = tasks(9)
@@ -113,8 +114,8 @@ async def test_any_number_of_replicas(autojump_clock: MockClock, tmp_path: Path,
             assert len(set(event.workers)) == replicas
 
 
-async def test_crashes_move_a_unit_and_accuse_nobody(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market:
+async def test_crashes_move_a_unit_and_accuse_nobody(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         market.add_mill(0, TestRunner(lambda _: Outcome(Status.CRASHED)))
         market.add_mill(1)
         market.add_mill(2)
@@ -124,11 +125,11 @@ async def test_crashes_move_a_unit_and_accuse_nobody(autojump_clock: MockClock, 
         assert not report.liars
 
 
-async def test_a_unit_that_always_times_out_fails_alone(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_unit_that_always_times_out_fails_alone(autojump_clock: MockClock) -> None:
     def stuck(task: WasmTask) -> Outcome:
         return Outcome(Status.TIMEOUT) if task.args == ("3",) else honest(task)
 
-    async with open_market(tmp_path) as market:
+    async with open_market() as market:
         market.arbiter.answer = stuck
         for n in range(3):
             market.add_mill(n, TestRunner(stuck))
@@ -140,8 +141,8 @@ async def test_a_unit_that_always_times_out_fails_alone(autojump_clock: MockCloc
         ]
 
 
-async def test_a_slow_worker_is_hedged_near_the_end(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market:
+async def test_a_slow_worker_is_hedged_near_the_end(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         market.add_mill(0, TestRunner(unit_s=1000.0))
         market.add_mill(1)
         market.add_mill(2)
@@ -151,8 +152,8 @@ async def test_a_slow_worker_is_hedged_near_the_end(autojump_clock: MockClock, t
         assert trio.current_time() - start < 15
 
 
-async def test_nobody_there_fails_the_job_without_spending(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market:
+async def test_nobody_there_fails_the_job_without_spending(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         mill = market.add_mill(0)
         mill.kill()
         report = await market.run(tasks(3))
@@ -161,8 +162,8 @@ async def test_nobody_there_fails_the_job_without_spending(autojump_clock: MockC
         assert not market.wallet.submitted
 
 
-async def test_the_cap_is_checked_before_anything_is_sent(autojump_clock: MockClock, tmp_path: Path) -> None:
-    async with open_market(tmp_path) as market:
+async def test_the_cap_is_checked_before_anything_is_sent(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         market.add_mill(0)
         market.add_mill(1)
         with pytest.raises(OverBudget):
@@ -176,8 +177,8 @@ async def test_the_cap_is_checked_before_anything_is_sent(autojump_clock: MockCl
 
 
 @pytest.mark.parametrize("cap", [2_000, 5_000, 20_000])
-async def test_locks_never_sum_over_the_cap(autojump_clock: MockClock, tmp_path: Path, cap: int) -> None:
-    async with open_market(tmp_path) as market:
+async def test_locks_never_sum_over_the_cap(autojump_clock: MockClock, cap: int) -> None:
+    async with open_market() as market:
         for n in range(4):
             market.add_mill(n)
         report = await market.run(tasks(12), cap=cap)
@@ -188,10 +189,8 @@ async def test_locks_never_sum_over_the_cap(autojump_clock: MockClock, tmp_path:
         market.town.check_books()
 
 
-async def test_a_cancelled_job_keeps_what_was_verified_paid(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    async with open_market(tmp_path) as market:
+async def test_a_cancelled_job_keeps_what_was_verified_paid(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
         for n in range(2):
             market.add_mill(n)
         with trio.move_on_after(1.5):
