@@ -157,3 +157,18 @@ def test_what_cannot_start_says_why_and_what_next(
     assert main(["--set", "network.listen=/ip4/127.0.0.1/tcp/0"]) == code
     assert said in capsys.readouterr().err
     assert not (home / "api.sock").exists()
+
+
+def test_an_address_that_is_not_ours_is_said_plainly(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--set", "network.listen=/ip4/192.0.2.1/tcp/4999", "--set", "network.mdns=false"]) == 8
+    said = capsys.readouterr().err
+    assert "cannot listen" in said
+    assert "network.listen" in said
+
+
+def test_wrong_settings_are_all_listed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--set", "share.cpu=lots", "--set", "no.such=1"]) == 2
+    said = capsys.readouterr().err
+    assert "share.cpu" in said
+    assert "no.such" in said
+    assert main(["--set", "nothing"]) == 2
