@@ -50,6 +50,7 @@ LINKS_CALM: Final = 4
 DIALS_AT_ONCE_MAX: Final = 3
 BOOTSTRAP_MAX: Final = 32
 BOOTSTRAP_RETRY_MAX_MS: Final = 30_000
+BOOTSTRAP_STEADY_CHECKS: Final = 3
 REQUEST_TIMEOUT_S: Final = 10.0
 DIALS_PER_HOST_BURST: Final = 5
 DIALS_PER_HOST_INTERVAL_MS: Final = 12_000
@@ -120,6 +121,7 @@ class Discovery:
         self._on_invalid = on_invalid
         self._timing = timing
         self._dialling: set[AccountId] = set()
+        self._dialled: dict[AccountId, str] = {}
         self._met_ms: dict[AccountId, int] = {}
         self._per_host = RateLimit(burst=DIALS_PER_HOST_BURST, interval_ms=DIALS_PER_HOST_INTERVAL_MS)
         self._questions = RateLimit(burst=QUESTION_BURST, interval_ms=QUESTION_INTERVAL_MS)
@@ -149,11 +151,19 @@ class Discovery:
     # --- links ---
 
     def noted(self, link: Link) -> None:
-        """A link is up: an outbound one proves the address that we dialled."""
-        if link.inbound:
-            return
-        text = _with_peer(link.address, link.account)
-        self._book.succeeded(link.account, text, self._clock_ms())
+        """A link is up and its peer speaks our protocols: if we dialled it, that proves the address."""
+        if not link.inbound:
+            text = self._dialled.get(link.account) or _with_peer(link.address, link.account)
+            self._book.succeeded(link.account, text, self._clock_ms())
+
+    def not_of_ours(self, link: Link) -> None:
+        """A peer that we dialled does not speak the protocols of this network."""
+        _log.warning(
+            "%s at %s does not speak this network's protocols: is it of another network?",
+            peer_id(link.account),
+            link.address,
+        )
+        self._book.failed(link.account, self._clock_ms(), self._rng.random())
 
     async def greet(self, account: AccountId) -> None:
         """Put a new neighbour into the routing table and ask it for peers, telling it where we listen.
@@ -217,13 +227,17 @@ class Discovery:
         account = address.account
         if account is None or account == self._host.account:
             return
-        failures = 0
+        failures = steady = 0
         while True:
-            barred = self._conduct.barred(account, self._clock_ms())
-            if self._host.is_linked(account) or (not barred and await self._dial(account, (address.text,))):
-                failures = 0
+            if self._host.is_linked(account):
+                steady += 1
+                if steady >= BOOTSTRAP_STEADY_CHECKS:
+                    failures = 0  # not sooner: one of another network answers too, and is hung up on
                 await trio.sleep(self._timing.bootstrap_check_s)
                 continue
+            steady = 0
+            if not self._conduct.barred(account, self._clock_ms()):
+                await self._dial(account, (address.text,))
             failures += 1
             wait_ms = retry_delay_ms(failures, self._rng.random(), BOOTSTRAP_RETRY_MAX_MS)
             await trio.sleep(wait_ms / 1000)
@@ -345,11 +359,17 @@ class Discovery:
                     self.dials_failed += 1
                     _log.debug("%s: %s", peer_id(account), error)
                     continue
-                self._book.succeeded(account, text, self._clock_ms())
+                self._remember_dialled(account, text)
                 return True
             return False
         finally:
             self._dialling.discard(account)
+
+    def _remember_dialled(self, account: AccountId, text: str) -> None:
+        self._dialled.pop(account, None)
+        self._dialled[account] = text
+        if len(self._dialled) > PEERS_MAX:
+            del self._dialled[next(iter(self._dialled))]
 
 
 def dht_key(network_id: bytes) -> bytes:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from p2p.core.adverts import Advert
     from p2p.core.envelope import Envelope
     from p2p.core.peers import PeerBook
-    from p2p.host import Host, LinkEvent
+    from p2p.host import Host, Link, LinkEvent
 
 __all__ = ["Mesh", "MeshConfig", "MeshStatus", "MeshTiming", "open_mesh"]
 
@@ -277,39 +277,50 @@ class Mesh:
         if self._conduct.barred(event.link.account, self._clock_ms()):
             self._cut(event.link.account)
             return
-        self._discovery.noted(event.link)
-        nursery.start_soon(self._greet, event.link.account)
+        nursery.start_soon(self._greet, event.link)
 
-    async def _greet(self, account: AccountId) -> None:
+    async def _greet(self, link: Link) -> None:
         """Ask a new neighbour for its adverts, then for peers; and once more for its adverts a little later.
 
         Later, because what it says before gossip is set up between us reaches us by no other way.
         """
         try:
-            if not await self._try_to_greet(account):
+            if not await self._try_to_greet(link):
                 return
+            self._discovery.noted(link)
             await trio.sleep(self._config.timing.second_look_s)
             async with self._greeting:
-                if self.host.is_linked(account):
-                    await self._gossip.reconcile(account)
+                if self.host.is_linked(link.account):
+                    await self._gossip.reconcile(link.account)
         except (P2pError, ConnectionError, TimeoutError) as error:
             _log.debug("a new neighbour did not answer: %s", error)
         except Exception:  # noqa: BLE001 - outermost frame of this task: a fault of ours must not end the node
-            _log.exception("greeting %s failed", peer_id(account))
+            _log.exception("greeting %s failed", peer_id(link.account))
 
-    async def _try_to_greet(self, account: AccountId) -> bool:
-        """Whether a neighbour answered; several tries, since it may not be ready yet."""
+    async def _try_to_greet(self, link: Link) -> bool:
+        """Whether a neighbour answered; several tries, since it may not be ready yet.
+
+        One that we dialled and that refuses every time is of another network, or none: hang up, since it
+        would take the place of a link that we chose ourselves. A slow one may stay.
+        """
+        refused = 0
         for _ in range(GREETING_TRIES_MAX):
             async with self._greeting:
                 try:
-                    await self._gossip.reconcile(account)
-                    await self._discovery.greet(account)
+                    await self._gossip.reconcile(link.account)
+                    await self._discovery.greet(link.account)
                     return True
-                except (P2pError, ConnectionError, TimeoutError) as error:
+                except TimeoutError as error:
+                    _log.debug("a new neighbour is slow: %s", error)
+                except (P2pError, ConnectionError) as error:
                     _log.debug("a new neighbour did not answer: %s", error)
+                    refused += 1
             await trio.sleep(GREETING_PAUSE_S)
-            if not self.host.is_linked(account):
+            if not self.host.is_linked(link.account):
                 return False
+        if refused == GREETING_TRIES_MAX and not link.inbound:
+            self._discovery.not_of_ours(link)
+            await self.host.disconnect(link.account)
         return False
 
     async def _run_reconcile(self) -> None:

@@ -80,7 +80,13 @@ class Mill:
         self._stack = stack
         self._timing = timing
 
-    async def open(self, number: int, *bootstrap: Mesh, stack: AsyncExitStack | None = None) -> Mesh:
+    async def open(
+        self,
+        number: int,
+        *bootstrap: Mesh,
+        stack: AsyncExitStack | None = None,
+        network_id: NetworkId = NETWORK,
+    ) -> Mesh:
         """Node `number`, started from the addresses of `bootstrap`."""
         data_dir = self._folder / str(number)
         data_dir.mkdir(exist_ok=True)
@@ -94,7 +100,7 @@ class Mill:
             dht_server=True,
             timing=self._timing,
         )
-        context = open_mesh(config, key(number), NETWORK, clock_ms=clock_ms, rng=random.Random(number))
+        context = open_mesh(config, key(number), network_id, clock_ms=clock_ms, rng=random.Random(number))
         mesh = await (stack or self._stack).enter_async_context(context)
         # A node keeps its port over restarts, as a configured one does.
         listen_file.write_text(mesh.host.addresses[0].partition("/p2p/")[0])

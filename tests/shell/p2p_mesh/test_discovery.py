@@ -177,7 +177,11 @@ async def test_a_bootstrap_that_comes_back_is_found_and_kept(
         await trio.sleep(3)
         assert setting.town.is_linked(account(1))
         nursery.cancel_scope.cancel()
-    assert [a.trust for a in setting.book.peers()[0].addresses] == [Trust.PROVEN]
+    assert len(setting.book) == 0, "an answer at the door is not yet a peer of this network"
+    setting.discovery.noted(setting.town.up[account(1)])
+    (peer,) = setting.book.peers()
+    assert [(address.text, address.trust) for address in peer.addresses] == [(at(1), Trust.PROVEN)]
+    assert peer.reached
 
 
 async def test_the_book_is_dialled_until_there_are_links_enough(

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from ledger.core.encoding import NetworkId
 from p2p.core.conduct import INVALID_MAX, INVALID_POINTS
 from p2p.core.envelope import EnvelopeKind, seal
 from p2p.core.errors import LocalProtocolError, RemoteProtocolError
@@ -187,6 +189,62 @@ async def test_a_peer_that_keeps_asking_garbage_is_cut_and_barred(tmp_path: Path
         assert linked(first) == {honest.account}
         await honest.publish_advert(advert_of(honest))
         await until(lambda: offering(first) == {honest.account}, "the honest ones go on")
+
+
+async def test_a_node_of_another_network_is_hung_up_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with mill(tmp_path) as mills:
+        foreign = await mills.open(1, network_id=NetworkId(bytes(32)))
+        await foreign.publish_advert(advert_of(foreign))
+        node = await mills.open(2, foreign)
+        await until(lambda: "does not speak this network's protocols" in caplog.text, "it is noticed")
+        await until(lambda: linked(node) == set(), "and hung up on")
+        assert offering(node) == set()
+        assert not any(peer.reached for peer in node.peers.peers())
+
+
+async def test_hostile_gossip_of_every_kind_is_refused_and_ends_the_link(tmp_path: Path) -> None:
+    async with mill(tmp_path, NO_HEALING) as mills:
+        first = await mills.open(1)
+        honest = await mills.open(2, first)
+        mean = await mills.open(3, first)
+        await until(lambda: linked(first) == {honest.account, mean.account}, "the three are linked")
+        await mean.publish_advert(advert_of(mean))
+        await until(lambda: offering(first) == {mean.account}, "its honest advert is heard")
+        now_ms = clock_ms()
+
+        def sealed(number: int, now_ms: int = now_ms, network_id: NetworkId = NETWORK) -> bytes:
+            return seal(
+                key(3),
+                network_id,
+                kind=EnvelopeKind.ADVERT,
+                sequence=now_ms + number,
+                now_ms=now_ms,
+                lifetime_ms=60_000,
+                body=advert_of(mean).encode(),
+            ).encode()
+
+        late = [sealed(0, now_ms - 600_000), sealed(0, now_ms + 600_000), sealed(-(10**6))]
+        bad = [
+            b"garbage",
+            bytes(20_000),
+            sealed(9, network_id=NetworkId(bytes(32))),
+            said_by(9, mean).encode(),
+        ]
+        for data in (*late, *bad):
+            await mean.host.publish(ADVERTS, data)
+        expected = {"expired": 1, "future": 1, "old-sequence": 1, "malformed": 2, "forged": 2}
+        await until(lambda: first.status().refused == expected, "each is refused for its own reason")
+        for number in range(INVALID_MAX):
+            await mean.host.publish(ADVERTS, b"garbage %d" % number)
+            await trio.lowlevel.checkpoint()
+        await until(lambda: linked(first) == {honest.account}, "the sender is cut")
+        assert {offer.envelope.sequence for offer in honest.adverts.items(clock_ms())} == {
+            offer.envelope.sequence for offer in first.adverts.items(clock_ms())
+        }
+        await honest.publish_advert(advert_of(honest))
+        await until(lambda: honest.account in offering(first), "the honest ones go on")
 
 
 async def test_answers_that_were_not_asked_for_are_held_against_the_answerer(tmp_path: Path) -> None:
