@@ -100,7 +100,7 @@ async def open_runner(config: RunnerConfig) -> AsyncIterator[Runner]:
     if hierarchy is not None:
         sweep(hierarchy)
     secrets = tuple(str(path) for path in (config.cache_dir.absolute(), *config.secrets))
-    plan, layers = await selftest.choose_plan(site, hierarchy, secrets, use_bwrap=config.use_bwrap)
+    plan, hierarchy, layers = await selftest.choose_plan(site, hierarchy, secrets, use_bwrap=config.use_bwrap)
     async with trio.open_nursery() as nursery:
         runner = Runner(
             config=config,

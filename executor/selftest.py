@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from executor import sandbox
+from executor.cgroups import PREFIX
 from executor.zygote import Child, ChildError
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ __all__ = ["Layer", "SandboxError", "choose_plan"]
 
 PROBE_S: Final = 20.0
 _PROBE_BYTES_MAX: Final = 64 << 10
+_PROBE_MEMORY_BYTES: Final = 256 << 20
+_PROBE_PROCESSES: Final = 8
+_SERIAL: Final = itertools.count(1)
 _HOST_PATHS: Final = (
     "/etc/passwd",
     "/etc/shadow",
@@ -48,8 +53,11 @@ class Layer:
 
 async def choose_plan(
     site: Site, hierarchy: Hierarchy | None, secrets: tuple[str, ...], *, use_bwrap: bool
-) -> tuple[Plan, tuple[Layer, ...]]:
-    """The strongest plan that works here, with evidence; `SandboxError` when none does."""
+) -> tuple[Plan, Hierarchy | None, tuple[Layer, ...]]:
+    """The strongest plan that works here and the control groups that can be joined, with evidence.
+
+    `SandboxError` when not even a child without privileges can be started.
+    """
     uid = sandbox.unused_uid()
     plans = [sandbox.Plan(bwrap=True, uid=uid)] if use_bwrap and site.bwrap else []
     plans.append(sandbox.Plan(bwrap=False, uid=uid))
@@ -57,26 +65,39 @@ async def choose_plan(
     if not use_bwrap:
         missing = "bubblewrap is switched off by configuration"
     for plan in plans:
-        try:
-            found = await _probe(site, plan, secrets)
-        except (ChildError, OSError) as error:
-            missing = f"{'bubblewrap' if plan.bwrap else 'a child process'} fails here: {error}"
-            continue
-        return plan, _layers(plan, found, hierarchy, missing)
+        for groups in dict.fromkeys((hierarchy, None)):
+            try:
+                found = await _probe(site, plan, groups, secrets)
+            except (ChildError, OSError) as error:
+                if groups is None:
+                    missing = f"{'bubblewrap' if plan.bwrap else 'a child process'} fails here: {error}"
+                continue
+            return plan, groups, _layers(plan, found, groups, missing)
     raise SandboxError(missing)
 
 
-async def _probe(site: Site, plan: Plan, secrets: tuple[str, ...]) -> dict[str, Any]:
+async def _probe(
+    site: Site, plan: Plan, hierarchy: Hierarchy | None, secrets: tuple[str, ...]
+) -> dict[str, Any]:
+    """What a child of this plan, in a group of its own, could do."""
     write_path = f"/tmp/millrace-probe-{os.getpid()}"  # noqa: S108 - the probe tries to make it and must fail
     bound = (*site.libraries, site.python)
     # A folder above the interpreter exists inside as well, and holds nothing else.
     paths = [path for path in _HOST_PATHS if not any(item.is_relative_to(path) for item in bound)]
     settings = {"mode": "probe", "paths": [*paths, *secrets], "write_path": write_path}
-    child = Child(sandbox.start(site, plan, None, settings), _PROBE_BYTES_MAX)
+    group = None
+    if hierarchy is not None:
+        name = f"{PREFIX}-{os.getpid()}-test-{next(_SERIAL)}"
+        group = hierarchy.create(name, memory_bytes=_PROBE_MEMORY_BYTES, processes=_PROBE_PROCESSES)
+    try:
+        child = Child(sandbox.start(site, plan, group, settings), _PROBE_BYTES_MAX)
+    except OSError:
+        if group is not None:
+            group.remove()
+        raise
     try:
         with trio.move_on_after(PROBE_S):
-            answer = await child.receive()
-            found: dict[str, Any] = json.loads(answer)
+            found: dict[str, Any] = json.loads(await child.receive())
             return found
         raise ChildError(f"the self-test did not answer within {PROBE_S:g} s")
     except ValueError as error:

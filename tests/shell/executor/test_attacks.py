@@ -199,6 +199,39 @@ async def test_nothing_is_left_after_a_hundred_units(tmp_path: Path, use_bwrap: 
     assert not [path for path in cache.iterdir() if path.name.startswith(".")]
 
 
+async def test_leaving_while_cancelled_leaves_nothing(tmp_path: Path) -> None:
+    before = (descendants(os.getpid()), groups(), open_files())
+    started = trio.Event()
+
+    async def node(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with open_runner(RunnerConfig(cache_dir=tmp_path / "cache")) as runner:
+            spin = await runner.prepare(modules.SPIN)
+            task = WasmTask(spin.sha256, limits=Limits(fuel=10**13, wall_s=30))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(runner.run, task)
+                nursery.start_soon(runner.prepare, modules.compile_bomb())
+                started.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node)
+        await started.wait()
+        await until(lambda: len(descendants(os.getpid()) - before[0]) >= 4)
+        nursery.cancel_scope.cancel()
+    assert (descendants(os.getpid()), groups(), open_files()) == before
+
+
+async def test_few_modules_stay_loaded_and_none_for_long(tmp_path: Path) -> None:
+    before = descendants(os.getpid())
+    config = RunnerConfig(cache_dir=tmp_path / "cache", slots=1, zygotes_max=2, idle_s=0.5)
+    per_zygote = 2 if shutil.which("bwrap") else 1
+    async with open_runner(config) as runner:
+        for module in (modules.HELLO, modules.EXIT_0, modules.CAT, modules.ARGS, modules.HELLO):
+            prepared = await runner.prepare(module)
+            assert (await runner.run(WasmTask(prepared.sha256))).status is Status.OK
+            await until(lambda: len(descendants(os.getpid()) - before) <= 2 * per_zygote)
+        await until(lambda: descendants(os.getpid()) == before)
+
+
 async def test_a_dead_sandbox_is_replaced(runner: Runner) -> None:
     """Everything inside is killed while a unit runs: the unit crashed, the next one works."""
     spin = await runner.prepare(modules.SPIN)

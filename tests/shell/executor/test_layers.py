@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from executor import sandbox, selftest
-from executor.cgroups import Hierarchy, find_hierarchy, sweep
+from executor.cgroups import Group, Hierarchy, find_hierarchy, sweep
 from executor.runner import RunnerConfig, open_runner
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ async def test_a_bubblewrap_that_fails_is_not_used(tmp_path: Path) -> None:
     broken.chmod(0o755)
     site = sandbox.find_site()
     site = sandbox.Site(site.python, site.libraries, site.executor, site.wasmtime, broken)
-    plan, layers = await selftest.choose_plan(site, None, (), use_bwrap=True)
+    plan, _, layers = await selftest.choose_plan(site, None, (), use_bwrap=True)
     assert not plan.bwrap
     assert "No permissions to create new namespace" in layers[0].detail
 
@@ -76,9 +76,24 @@ async def test_a_layer_that_does_not_stand_is_not_claimed(
         return [*command[:at], "--ro-bind", str(tmp_path), str(tmp_path), *command[at:]]
 
     monkeypatch.setattr(sandbox, "_bwrap_command", with_hole)
-    _, layers = await selftest.choose_plan(sandbox.find_site(), None, (str(key),), use_bwrap=True)
+    _, _, layers = await selftest.choose_plan(sandbox.find_site(), None, (str(key),), use_bwrap=True)
     assert not standing(layers)["namespaces"]
     assert str(key) in layers[0].detail
+
+
+async def test_groups_that_cannot_be_joined_are_not_claimed(tmp_path: Path) -> None:
+    """Folders that look like a hierarchy, but whose cgroup.procs is not the kernel's."""
+
+    class Unjoinable(Hierarchy):
+        def create(self, name: str, *, memory_bytes: int, processes: int) -> Group:
+            group = super().create(name, memory_bytes=memory_bytes, processes=processes)
+            (group.folders[0] / "cgroup.procs").mkdir()
+            return group
+
+    hierarchy = Unjoinable(2, (tmp_path,))
+    _, groups, layers = await selftest.choose_plan(sandbox.find_site(), hierarchy, (), use_bwrap=False)
+    assert groups is None
+    assert not standing(layers)["cgroup"]
 
 
 def test_cgroup_version_2_counts_only_when_delegated(tmp_path: Path) -> None:
