@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def no_leaked_descriptors() -> Iterator[None]:
     """Every test gives back the sockets it took."""
-    gc.collect()
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = _descriptors()
     yield
-    gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    if _descriptors() > before:
+        gc.collect()  # a connection in a reference cycle is closed by then, with a warning that fails the test
+    assert _descriptors() <= before
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture
