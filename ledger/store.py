@@ -20,7 +20,7 @@ from ledger.core.chain import BadBlock, Chain
 from ledger.core.encoding import WireError
 from ledger.core.entries import Entry, Voucher, decode_entry
 from ledger.core.events import Saved
-from ledger.core.votes import Vote
+from ledger.core.votes import Certificate, Vote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +56,8 @@ CREATE TABLE entries (entry_id BLOB PRIMARY KEY, height INTEGER NOT NULL, leaf I
     STRICT, WITHOUT ROWID;
 CREATE TABLE votes (kind INTEGER NOT NULL, slot INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (kind, slot))
     STRICT, WITHOUT ROWID;
+CREATE TABLE certificates (kind INTEGER NOT NULL, slot INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (kind, slot)) STRICT, WITHOUT ROWID;
 CREATE TABLE proposals (slot INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE evidence (witness BLOB NOT NULL, slot INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL,
     PRIMARY KEY (witness, slot)) STRICT, WITHOUT ROWID;
@@ -185,6 +187,10 @@ class Store:
                 [(item.vote.kind, item.vote.slot, item.vote.encode()) for item in batch.votes],
             )
             connection.executemany(
+                "INSERT OR IGNORE INTO certificates VALUES (?, ?, ?)",
+                [(c.kind, c.slot, c.encode()) for item in batch.votes for c in item.certificates],
+            )
+            connection.executemany(
                 "INSERT OR REPLACE INTO proposals VALUES (?, ?)",
                 [
                     (v.proposal.header.slot, v.proposal.encode())
@@ -202,6 +208,7 @@ class Store:
                 # Slots up to the final one are settled for ever: no vote in them is asked for again.
                 slot = (batch.blocks[-1].header.slot,)
                 connection.execute("DELETE FROM votes WHERE slot <= ?", slot)
+                connection.execute("DELETE FROM certificates WHERE slot <= ?", slot)
                 connection.execute("DELETE FROM proposals WHERE slot <= ?", slot)
 
     def load_chain(self) -> Chain:
@@ -231,18 +238,21 @@ class Store:
         """The votes of this witness above its last final block, and the blocks they notarise."""
         with _translated(self.path):
             votes = self._reader.execute("SELECT data FROM votes ORDER BY slot, kind").fetchall()
+            certificates = self._reader.execute("SELECT data FROM certificates ORDER BY slot").fetchall()
             proposals = self._reader.execute("SELECT data FROM proposals ORDER BY slot").fetchall()
         try:
             last = self.block(self.height())
             saved = Saved(
                 tuple(Vote.decode(data) for (data,) in votes),
                 tuple(Proposal.decode(data) for (data,) in proposals),
+                tuple(Certificate.decode(data) for (data,) in certificates),
                 None if last is None else last.certificate,
             )
         except WireError as error:
             raise self._corrupt(f"a saved vote: {error}") from error
-        if not all(vote.verify(self.genesis) for vote in saved.votes):
-            raise self._corrupt("a saved vote has a wrong signature")
+        votes_hold = all(vote.verify(self.genesis) for vote in saved.votes)
+        if not votes_hold or not all(certificate.verify(self.genesis) for certificate in saved.certificates):
+            raise self._corrupt("a saved vote or certificate has a wrong signature")
         return saved
 
     def height(self) -> int:

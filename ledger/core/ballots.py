@@ -46,13 +46,14 @@ _Key: TypeAlias = tuple[Kind, int]
 class Ballots:
     """The votes and certificates of slots above the last final one. It is given verified votes only."""
 
-    __slots__ = ("_certificates", "_evidence", "_floor", "_genesis", "_votes")
+    __slots__ = ("_certificates", "_evidence", "_floor", "_fresh", "_genesis", "_votes")
 
     def __init__(self, genesis: Genesis, final_slot: int) -> None:
         self._genesis = genesis
         self._floor = final_slot
         self._votes: dict[_Key, dict[AccountId, Vote]] = {}
         self._certificates: dict[_Key, Certificate] = {}
+        self._fresh: list[Certificate] = []
         self._evidence: dict[tuple[AccountId, int], Evidence] = {}
 
     def covers(self, slot: int) -> bool:
@@ -85,8 +86,15 @@ class Ballots:
 
     def add_certificate(self, certificate: Certificate) -> None:
         """Take in a verified certificate of a covered slot; its votes count one by one, through `add`."""
-        if self.covers(certificate.slot):
-            self._certificates.setdefault((certificate.kind, certificate.slot), certificate)
+        key = (certificate.kind, certificate.slot)
+        if self.covers(certificate.slot) and key not in self._certificates:
+            self._certificates[key] = certificate
+            self._fresh.append(certificate)
+
+    def take_fresh(self) -> tuple[Certificate, ...]:
+        """The certificates that are new since the last call."""
+        fresh, self._fresh = tuple(self._fresh), []
+        return fresh
 
     def certificate(self, kind: Kind, slot: int) -> Certificate | None:
         """The certificate of `kind` for `slot`, if a quorum is known to have voted so."""
@@ -117,13 +125,14 @@ class Ballots:
         self._floor = max(self._floor, final_slot)
         self._votes = {key: votes for key, votes in self._votes.items() if key[1] > self._floor}
         self._certificates = {key: found for key, found in self._certificates.items() if key[1] > self._floor}
+        self._fresh = [certificate for certificate in self._fresh if certificate.slot > self._floor]
 
     def _certify(self, kind: Kind, slot: int, block_hash: bytes) -> None:
         if (kind, slot) in self._certificates:
             return
         votes = [vote for vote in self._votes[kind, slot].values() if vote.block_hash == block_hash]
         if len(votes) >= self._genesis.quorum:
-            self._certificates[kind, slot] = Certificate.from_votes(votes, self._genesis)
+            self.add_certificate(Certificate.from_votes(votes, self._genesis))
 
     def _contradiction(self, vote: Vote) -> Evidence | None:
         for kind in _CONTRADICTS[vote.kind]:

@@ -73,10 +73,15 @@ Event: TypeAlias = Received | Submitted | Tick | CaughtUp
 
 @dataclass(frozen=True, slots=True)
 class PersistVote:
-    """Make `vote` (and the block it notarises) durable before any later action of the list is carried out."""
+    """Make these durable before any later action of the list is carried out.
+
+    The vote, the block that it notarises, and the certificates learned since the last vote: it rests on them, and
+    if every witness forgot one in a crash, liars could withhold the votes to make it again.
+    """
 
     vote: Vote
     proposal: Proposal | None
+    certificates: tuple[Certificate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,5 +144,6 @@ class Saved:
 
     votes: tuple[Vote, ...] = ()
     proposals: tuple[Proposal, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
     final_certificate: Certificate | None = None
     """The last final block's, for witnesses that are behind."""

@@ -73,8 +73,7 @@ class Simplex:
         self.genesis = chain.genesis
         self.pool = Mempool(self.genesis.network_id)
         self.slot = chain.tip.slot + 1
-        self.rejected: dict[bytes, str] = {}
-        """Proposals of live slots that break a rule, and which one."""
+        self.rejected: dict[bytes, str] = {}  # proposals of live slots that break a rule, and which one
         self._key = key
         self._me = key.account
         self._now = now
@@ -124,6 +123,8 @@ class Simplex:
             if self._ballots.covers(vote.slot):
                 self._own[vote.kind, vote.slot] = vote
                 self._ballots.add(vote)
+        for certificate in saved.certificates:
+            self._ballots.add_certificate(certificate)
         for proposal in saved.proposals:
             if self._ballots.covers(proposal.header.slot):
                 self._keep(proposal)
@@ -345,7 +346,7 @@ class Simplex:
         vote = sign_vote(self._key, self.genesis, kind, slot=slot, block_hash=block_hash)
         proposal = self._proposals[slot][block_hash] if kind is Kind.NOTAR else None
         self._own[kind, slot] = vote
-        self._actions.append(PersistVote(vote, proposal))
+        self._actions.append(PersistVote(vote, proposal, self._ballots.take_fresh()))
         if proposal is not None and self.genesis.leader(slot) == self._me:
             self._broadcast(proposal)
         self._broadcast(vote)

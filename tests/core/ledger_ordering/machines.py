@@ -118,6 +118,7 @@ class Machine:
         return Saved(
             tuple(item.vote for item in self.persisted),
             tuple(item.proposal for item in self.persisted if item.proposal is not None),
+            tuple(certificate for item in self.persisted for certificate in item.certificates),
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ledger.core.encoding import Kind
-from ledger.core.events import Saved
+from ledger.core.events import Saved, Tick
 from ledger.core.votes import Vote
 from tests.core.ledger_ordering.machines import Machine, entry, genesis, vote
 
@@ -19,6 +19,21 @@ FOUR = genesis(4)
 
 def votes_of(machine: Machine) -> list[Message]:
     return [message for message in machine.sent if isinstance(message, Vote)]
+
+
+def test_what_a_vote_rests_on_survives_with_it() -> None:
+    """All witnesses that know the certificate of slot 1 crash; the vote on it brings it back, without the liar's."""
+    witness = Machine(FOUR, 0)
+    leader = Machine(FOUR, 1)
+    leader.submit(entry(FOUR))
+    block = leader.proposals()[0]
+    name = block.header.hash(FOUR.network_id)
+    witness.hear(block, *votes_of(leader), vote(FOUR, 3, Kind.NOTAR, 1, name), sender=1)
+    assert witness.votes(Kind.FINAL, 1)
+    after = Machine(FOUR, 0, witness.saved())
+    after.wait(0.1)
+    after.feed(Tick())
+    assert after.simplex.slot == 2, "it still knows slot 1 notarised"
 
 
 @pytest.mark.parametrize("keeps", [True, False])

@@ -43,7 +43,7 @@ from ledger.core.genesis import Genesis
 from ledger.core.keys import AccountId, SigningKey
 from ledger.core.lineage import agreed_parent
 from ledger.core.simplex import Simplex
-from ledger.core.votes import NO_BLOCK, Vote, sign_vote
+from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +80,7 @@ class Disk:
 
     votes: dict[tuple[Kind, int], Vote] = field(default_factory=dict)
     proposals: dict[int, Proposal] = field(default_factory=dict)
+    certificates: list[Certificate] = field(default_factory=list)
     blocks: list[FinalBlock] = field(default_factory=list)
 
 
@@ -257,7 +258,12 @@ class Honest:
         for block in self.disk.blocks:
             chain.accept(block, is_verified=lambda _: True)
         last = self.disk.blocks[-1].certificate if self.disk.blocks else None
-        saved = Saved(tuple(self.disk.votes.values()), tuple(self.disk.proposals.values()), last)
+        saved = Saved(
+            tuple(self.disk.votes.values()),
+            tuple(self.disk.proposals.values()),
+            tuple(self.disk.certificates),
+            last,
+        )
         self.machine = Simplex(self.key, chain, self.now(), saved)
         self.carry_out(WakeAt(self.simulation.now_s))
 
@@ -296,7 +302,8 @@ class Honest:
     def carry_out(self, action: object) -> None:
         network = self.simulation
         match action:
-            case PersistVote(vote, proposal):
+            case PersistVote(vote, proposal, certificates):
+                self.disk.certificates += certificates
                 self.disk.votes[vote.kind, vote.slot] = vote
                 if proposal is not None:
                     self.disk.proposals[vote.slot] = proposal
