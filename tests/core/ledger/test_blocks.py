@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from ledger.core.block import (
+    BLOCK_BYTES_MAX,
     BLOCK_ENTRIES_MAX,
+    FINAL_BLOCK_BYTES_MAX,
     HEADER_BYTES,
     NO_BLOCK,
     NO_ROOT,
@@ -24,7 +26,7 @@ from ledger.core.block import (
 from ledger.core.encoding import Kind, WireError, digest, signing_bytes
 from ledger.core.entries import Expire, Transfer
 from ledger.core.genesis import TIME_MS_MAX
-from ledger.core.votes import SLOT_MAX, VOTE_BYTES
+from ledger.core.votes import CERTIFICATE_BYTES_MAX, EPOCH_MAX, SLOT_MAX, VOTE_BYTES
 from tests.core.ledger.ledger_forge import ALICE, BOB, WITNESSES, Forge, genesis
 
 FORGE = Forge()
@@ -236,6 +238,20 @@ def test_a_certificate_needs_a_quorum_of_right_signatures() -> None:
         beyond.votes(GENESIS)
     everyone = Certificate.from_votes(final_votes(0, 1, 2, 3), GENESIS)
     assert everyone.verify(GENESIS)
+
+
+def test_the_largest_records_are_as_large_as_their_limits_say() -> None:
+    everyone = Certificate(Kind.FINAL, EPOCH_MAX, SLOT_MAX, HASH, (1 << 64) - 1, (bytes(64),) * 64)
+    assert len(everyone.encode()) == CERTIFICATE_BYTES_MAX == 4149
+    assert Certificate.decode(everyone.encode()) == everyone
+    assert BLOCK_BYTES_MAX == 145 + 1000 * 244
+    assert FINAL_BLOCK_BYTES_MAX == BLOCK_BYTES_MAX + CERTIFICATE_BYTES_MAX
+    last = replace(
+        LATER, epoch=EPOCH_MAX, slot=SLOT_MAX, time_ms=TIME_MS_MAX, tree_size=TIME_MS_MAX, count=1000
+    )
+    assert Header.decode(last.encode()) == last
+    full = replace(HEADER, slot=1, height=1, count=1000, tree_size=1000)
+    assert Header.decode(full.encode()) == full
 
 
 def test_certificate_bounds() -> None:
