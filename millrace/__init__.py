@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from millrace import errors
-    from millrace.client import Balance, Client, Peer, Unit, Verify
+    from millrace.client import Client, Needs, Peer, Unit, Verify
     from millrace.errors import MillraceError
     from millrace.results import Completed, Job, Results
 
 __all__ = [
-    "Balance",
     "Client",
     "Completed",
     "Job",
     "MillraceError",
+    "Needs",
     "Peer",
     "Results",
     "Unit",
@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "Balance": "millrace.client",
     "Client": "millrace.client",
     "Completed": "millrace.results",
     "Job": "millrace.results",
     "MillraceError": "millrace.errors",
+    "Needs": "millrace.client",
     "Peer": "millrace.client",
     "Results": "millrace.results",
     "Unit": "millrace.client",

@@ -26,7 +26,7 @@ from millrace.results import Job, Results
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["Balance", "Client", "Peer", "Unit", "Verify"]
+__all__ = ["Balance", "Client", "Needs", "Peer", "Unit", "Verify"]
 
 Credits = int | float | str | Decimal
 """Credits as people write them: 1.5, "0.25"; at most six decimals."""
@@ -63,6 +63,17 @@ class Verify:
     def replicas(cls, count: int) -> Verify:
         """`count` distinct accounts must return the same bytes and the same fuel."""
         return cls(count)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a worker must have, beyond the memory that a unit's limits ask for.
+
+    `region`: as adverts name it; empty for any. `price`: at most so many credits for 10^12 fuel.
+    """
+
+    region: str = ""
+    price: Credits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +147,7 @@ class Client:
         *,
         stdin: bytes = b"",
         verify: Verify | None = None,
+        needs: Needs | None = None,
         max_cost: Credits | None = None,
         timeout: float | None = None,
         **limits: Any,  # noqa: ANN401 - checked against JOB_OPTIONS
@@ -147,7 +159,7 @@ class Client:
         results = Results(1, ordered=True, return_exceptions=True, on_event=None)
         job = Job(results)
         units = [Unit(tuple(args), stdin)]
-        options = _options(verify, timeout, limits)
+        options = _options(verify, needs, timeout, limits)
         self._start(module, units, results, max_cost=max_cost, options=options, then=job.finish)
         return job
 
@@ -157,6 +169,7 @@ class Client:
         inputs: Iterable[Unit | bytes | Sequence[str]],
         *,
         verify: Verify | None = None,
+        needs: Needs | None = None,
         max_cost: Credits | None = None,
         ordered: bool = True,
         return_exceptions: bool = False,
@@ -175,7 +188,7 @@ class Client:
         """
         units = [_unit(item) for item in inputs]
         results = Results(len(units), ordered=ordered, return_exceptions=return_exceptions, on_event=on_event)
-        options = _options(verify, timeout, limits)
+        options = _options(verify, needs, timeout, limits)
         self._start(module, units, results, max_cost=max_cost, options=options)
         return results
 
@@ -284,8 +297,14 @@ def _micro(credits_: Credits, what: str) -> int:
     return amount
 
 
-def _options(verify: Verify | None, timeout: float | None, limits: dict[str, Any]) -> dict[str, Any]:
-    return {"replicas": (verify or Verify.auto()).count, "timeout_s": timeout, **limits}
+def _options(
+    verify: Verify | None, needs: Needs | None, timeout: float | None, limits: dict[str, Any]
+) -> dict[str, Any]:
+    asked: dict[str, Any] = {"replicas": (verify or Verify.auto()).count, "timeout_s": timeout}
+    if needs is not None:
+        asked["region"] = needs.region
+        asked["price_max"] = None if needs.price is None else _micro(needs.price, "needs.price")
+    return {**asked, **limits}
 
 
 def _unit(item: Unit | bytes | Sequence[str]) -> Unit:

@@ -20,6 +20,7 @@ from executor.core.wire import WireError as ExecutorWireError
 from ledger.core.amounts import format_credits
 from ledger.core.keys import peer_id
 from ledger.wallet import EntryPending, EntryRefused, WalletBehind
+from millrace.core.cost import PRICE_MAX
 from millrace.core.market import Needs, choose, offer_from_advert, rank, unfit
 from millrace.core.progress import progress_fields
 from millrace.core.tally import JobTally
@@ -115,7 +116,7 @@ class Purchases:
             order = JobOrder(
                 module=module,
                 tasks=tasks,
-                offers=await self._offers(tasks, options["replicas"], emit),
+                offers=await self._offers(_needs(tasks, options), options["replicas"], emit),
                 cap=cap.amount,
                 replicas=options["replicas"],
                 workers_max=options["workers"] or WORKERS_DEFAULT,
@@ -176,13 +177,12 @@ class Purchases:
             )
         return _Cap(min(cap, available), by_account=available < cap)
 
-    async def _offers(self, tasks: tuple[WasmTask, ...], replicas: int, emit: Emit) -> tuple[Offer, ...]:
+    async def _offers(self, needs: Needs, replicas: int, emit: Emit) -> tuple[Offer, ...]:
         """Whom to ask, best first.
 
         Adverts arrive by gossip, so a node that has just started, or whose workers were busy a moment ago, waits
         a little: ENOUGH_WAIT_S for as many owners as there are replicas, ANY_WAIT_S for anybody; then `NoPeers`.
         """
-        needs = Needs(memory_bytes=tasks[0].limits.memory_bytes)
         begun_s = trio.current_time()
         while True:
             heard = self._heard()
@@ -286,6 +286,14 @@ class Purchases:
             "lock_receipt": lock.encode() if lock is not None else b"",
             "claim_receipt": closing.encode() if closing is not None else b"",
         }
+
+
+def _needs(tasks: tuple[WasmTask, ...], options: dict[str, Any]) -> Needs:
+    """What a worker must have for this job: memory for a unit, and what the caller asked for."""
+    price_max = PRICE_MAX if options["price_max"] is None else options["price_max"]
+    return Needs(
+        memory_bytes=tasks[0].limits.memory_bytes, price_per_tfuel_max=price_max, region=options["region"]
+    )
 
 
 def _no_peers(heard: list[tuple[Offer, bool]], needs: Needs) -> NoPeers:

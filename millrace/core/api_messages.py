@@ -84,6 +84,8 @@ JOB_OPTIONS: Final[dict[str, Param]] = {
     "memory_bytes": Param(int, default=None, low=1, high=MEMORY_BYTES_MAX),
     "wall_s": Param(float, default=None, low=0, high=WALL_S_MAX),
     "output_bytes": Param(int, default=None, low=1, high=OUTPUT_BYTES_MAX),
+    "region": Param(str, default="", low=0, high=NAME_CHARS_MAX),
+    "price_max": Param(int, default=None, low=0, high=AMOUNT_MAX),
     "timeout_s": _TIMEOUT,
     "name": Param(str, default="", low=0, high=NAME_CHARS_MAX),
 }

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ledger.core.receipt import Receipt
-from millrace import Client, Unit
+from millrace import Client, Needs, Unit
 from millrace.endpoint import Endpoint
 from millrace.errors import BudgetExceeded, InsufficientCredit, JobTimeout, NoPeers, UsageError
 from tests.e2e.small_network import CREDIT_LIMIT, small_network, until
@@ -194,12 +194,11 @@ async def test_nobody_fits_and_the_client_library_says_why(
                 inputs = [Unit(stdin=b"one two"), b"three"]
                 return list(client.wasm_map(WORDCOUNT, inputs, **limits))
 
-        monkeypatch.setattr("millrace.core.market.unfit", lambda _offer, _needs: "no free slot")
-        monkeypatch.setattr("millrace.purchase.unfit", lambda _offer, _needs: "no free slot")
-        with pytest.raises(NoPeers) as caught:
-            await trio.to_thread.run_sync(ask)
-        assert "worker-0: no free slot" in caught.value.reasons[0]
-        monkeypatch.undo()
+        for needs, said in ((Needs(region="mars"), "not mars"), (Needs(price="0.000001"), "is over 1")):
+            with pytest.raises(NoPeers) as caught:
+                await trio.to_thread.run_sync(lambda needs=needs: ask(needs=needs))
+            assert "worker-0: " in caught.value.reasons[0]
+            assert said in caught.value.reasons[0]
         monkeypatch.setattr("millrace.purchase.ENOUGH_WAIT_S", 0.1)
         done = await trio.to_thread.run_sync(ask)
         # One worker for two replicas: this machine re-runs each unit in its own sandbox.
