@@ -16,7 +16,7 @@ __all__ = ["demo_verb"]
 def demo_verb(session: Session, args: tuple[str, ...]) -> int:
     """A network of real processes: a real job, a cheat caught, a killed worker, an audited ledger.
 
-    Leaves nothing behind. ARGS go to the demo: millrace demo -- --help
+    Leaves nothing behind. Its own flags: millrace demo -- --help
     """
     try:
         demo = importlib.import_module("millrace.demo.main")
@@ -32,3 +32,6 @@ def demo_verb(session: Session, args: tuple[str, ...]) -> int:
     extra += ["--quiet"] if session.quiet and "--quiet" not in args else []
     code: int = demo.run([*extra, *args])
     return code
+
+
+demo_verb.context_settings["ignore_unknown_options"] = True  # they are the demo's

@@ -7,9 +7,11 @@ Exit codes: 0 ok · 1 failed · 2 usage · 3 no daemon · 4 credit or cap · 5 n
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -144,6 +146,11 @@ root = LazyGroup(
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     args = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a terminal that cannot show a ✓ gets \u2713, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = root.main(
             args=args, prog_name="millrace", standalone_mode=False, auto_envvar_prefix="MILLRACE"
@@ -159,16 +166,14 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except click.ClickException as error:
         return _report_usage(args, error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the outermost frame: whatever it is, it is said
         known = _translate(error)
-        if not isinstance(known, MillraceError):
-            raise
         return _report(args, known, known.code, known.exit_code)
     return result if isinstance(result, int) else 0
 
 
-def _translate(error: Exception) -> MillraceError | Exception:
-    """Errors of the other rooms that carry what, why and next in their own words."""
+def _translate(error: Exception) -> MillraceError:
+    """Errors of the other rooms in our words; what nobody expected is called a defect, with its traceback."""
     if isinstance(error, MillraceError):
         return error
     what, why = getattr(error, "what", None), getattr(error, "why", "")
@@ -186,7 +191,12 @@ def _translate(error: Exception) -> MillraceError | Exception:
             error.strerror or str(error),
             "millrace doctor shows what is missing",
         )
-    return error
+    traceback.print_exception(error)
+    return MillraceError(
+        "this is a defect of millrace",
+        f"{type(error).__name__}: {error}",
+        "report the lines above, with the output of: millrace version",
+    )
 
 
 def _report_usage(args: list[str], error: click.ClickException) -> int:

@@ -329,6 +329,29 @@ def test_a_closed_pipe_and_an_interrupt_are_quiet() -> None:
     assert not done.stderr
 
 
+def test_a_terminal_without_unicode_gets_escapes_not_a_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "millrace.cli.main", "config", "check"],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("\\u2713")
+
+
+def test_a_defect_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_session: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("millrace.cli.configuration.config_path_verb.callback", broken)
+    assert main(["config", "path"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "this is a defect of millrace" in err
+
+
 def test_doctor_names_what_is_wrong_and_the_command_to_mend_it(
     capsys: pytest.CaptureFixture[str], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
