@@ -224,6 +224,15 @@ class _Engine(Pubsub):
                 self._invalid.pop(peer, None)
                 self._forget_all_subscriptions(peer)
 
+    def _forget_all_subscriptions(self, peer_id: ID) -> None:
+        """What a peer subscribed to holds as long as the stream lives on which it told us.
+
+        The library forgot it when *our* stream to the peer broke, and the peer had no reason to tell again:
+        after two peers had dialled each other, one of them sent nothing to the other for ever.
+        """
+        if peer_id not in self._reading:
+            super()._forget_all_subscriptions(peer_id)
+
     async def _read_rpcs(self, stream: INetStream, peer: ID) -> None:
         while True:
             data = await stream.read(await _read_length(stream))

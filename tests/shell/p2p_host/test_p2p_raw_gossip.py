@@ -85,6 +85,28 @@ async def test_a_restarted_node_is_heard_at_once(make_host: Factory) -> None:
         await eventually(lambda: not a.links())
 
 
+async def test_peers_that_dial_each_other_hear_each_other(make_host: Factory) -> None:
+    """The subscription was forgotten with the connection that both gave up, and never told again."""
+    for _ in range(3):
+        a, b = await make_host(), await make_host()
+        at_a, at_b = a.join_topic("t", accept), b.join_topic("t", accept)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.dial, b.addresses[0])
+            nursery.start_soon(b.dial, a.addresses[0])
+        await eventually(
+            lambda a=a, b=b: len(a._swarm.get_connections()) == 1 == len(b._swarm.get_connections())
+        )
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        engines = (a._gossip._engine, b._gossip._engine)
+        await eventually(lambda engines=engines: all(engine.peers for engine in engines))
+        await meshed(a, b)
+        await a.publish("t", b"from a")
+        await b.publish("t", b"from b")
+        with trio.fail_after(5):
+            assert await at_a.receive() == (b.account, b"from b")
+            assert await at_b.receive() == (a.account, b"from a")
+
+
 async def test_limits_and_mistakes(make_host: Factory) -> None:
     a = await make_host()
     a.join_topic("t", accept)
