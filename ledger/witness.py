@@ -198,11 +198,7 @@ class Witness:
         return events
 
     def _feed(self, events: list[Event]) -> list[Action]:
-        now = Now(trio.current_time(), self._clock_ms())
-        actions: list[Action] = []
-        for event in events:
-            actions += self._machine.feed(event, now)
-        return actions
+        return self._machine.feed(*events, now=Now(trio.current_time(), self._clock_ms()))
 
     async def _carry_out(self, actions: list[Action]) -> None:
         batch = Batch(

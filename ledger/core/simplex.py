@@ -99,19 +99,19 @@ class Simplex:
         """False once a vote of our own came back that was not saved: the database is an old copy."""
         return not self._abstain_until_slot
 
-    def feed(self, event: Event, now: Now) -> list[Action]:
-        """What to do now that `event` happened."""
-        self._now = now
-        self._actions = []
-        match event:
-            case Received(peer, message):
-                self._receive(peer, message)
-            case Submitted(entry):
-                self._submit(entry)
-            case CaughtUp(blocks):
-                self._catch_up(blocks)
-            case Tick():
-                self._tick()
+    def feed(self, *events: Event, now: Now) -> list[Action]:
+        """What to do now that `events` happened. Entries submitted together share a block."""
+        self._now, self._actions = now, []
+        for event in events:
+            match event:
+                case Received(peer, message):
+                    self._receive(peer, message)
+                case Submitted(entry):
+                    self._submit(entry)
+                case CaughtUp(blocks):
+                    self._catch_up(blocks)
+                case Tick():
+                    self._tick()
         self._conclude()
         self._arm()
         return self._actions

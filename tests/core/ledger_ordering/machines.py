@@ -73,7 +73,7 @@ class Machine:
         return Now(self.s, WALL_MS + int(self.s * 1000) + self.skew_ms)
 
     def feed(self, event: Event) -> list[Action]:
-        self.actions = self.simplex.feed(event, self.now())
+        self.actions = self.simplex.feed(event, now=self.now())
         for action in self.actions:
             if isinstance(action, PersistVote):
                 self.persisted.append(action)

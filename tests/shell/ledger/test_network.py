@@ -84,6 +84,8 @@ async def test_an_entry_that_reached_one_witness_only_gets_final(tmp_path: Path)
         only = network.nodes[network.keys[3].account].witness  # not the leader of slot 1
         assert await only.submit(item) is None
         assert await rich.follower.wait_for(item.entry_id(network_id), 20)
+        with trio.fail_after(20):
+            await only.archive.wait_beyond(0)
         again = await only.submit(item)
         assert again is not None
         assert again.reason is Reason.REPEAT

@@ -286,7 +286,7 @@ class Honest:
     def hear(self, event: Event) -> None:
         if self.machine is None:
             return
-        actions = self.machine.feed(event, self.now())
+        actions = self.machine.feed(event, now=self.now())
         doom = None
         risk = 0.003 if self.simulation.plan.persist_votes else 0.03
         if self.simulation.now_s < GST_S and self.simulation.random.random() < risk:
@@ -347,12 +347,12 @@ class Liar:
         if self.silent:
             return
         now = Now(self.simulation.now_s, WALL_MS + int(self.simulation.now_s * 1000))
-        for action in self.shadow.feed(event, now):
+        for action in self.shadow.feed(event, now=now):
             if isinstance(action, CatchUp):
                 source = self.simulation.members[action.source]
                 if isinstance(source, Honest):
                     height = self.shadow.chain.tip.height
-                    self.shadow.feed(CaughtUp(tuple(source.disk.blocks[height : height + 64])), now)
+                    self.shadow.feed(CaughtUp(tuple(source.disk.blocks[height : height + 64])), now=now)
         if isinstance(event, Received):
             message = decode_message(event.message)
             if isinstance(message, Proposal):
