@@ -235,9 +235,11 @@ class Journal:
             "UPDATE leases SET reason = ?, cut = ? WHERE lease_id = ?",
             (reason, int(cut), lease_id),
             (
-                ("INSERT INTO traffic VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
-                " sent_bytes = sent_bytes + excluded.sent_bytes,"
-                " received_bytes = received_bytes + excluded.received_bytes"),
+                (
+                    "INSERT INTO traffic VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                    " sent_bytes = sent_bytes + excluded.sent_bytes,"
+                    " received_bytes = received_bytes + excluded.received_bytes"
+                ),
                 (terms.job_id, peer, sent_bytes, received_bytes),
             ),
         )
