@@ -40,6 +40,8 @@ __all__ = ["Layer", "ModuleRefused", "Prepared", "Runner", "RunnerConfig", "open
 COMPILE_WALL_S: Final = 30.0
 COMPILE_DATA_BYTES: Final = 512 << 20
 ZYGOTE_OVERHEAD_BYTES: Final = 256 << 20
+REFUSALS_MAX: Final = 256
+VERDICT_BYTES_MAX: Final = 1 << 20
 IDLE_CHECK_S: Final = 5.0
 
 
@@ -140,6 +142,7 @@ class Runner:
         self._nursery = nursery
         self._slots = trio.CapacityLimiter(config.slots)
         self._compiling = trio.CapacityLimiter(1)
+        self._refusals: dict[bytes, str] = {}
         self._zygotes: dict[bytes, Zygote] = {}
         self._groups_made = 0
         self.layers = layers
@@ -237,11 +240,22 @@ class Runner:
                 module = await trio.to_thread.run_sync(self._cache.load_module, sha256)
                 if module is None:
                     raise ModuleRefused("this module was not prepared here")
-            else:
-                await trio.to_thread.run_sync(self._cache.save_module, sha256, module)
-            found = await self._compile(module)
+            if (reason := self._refusals.get(sha256)) is not None:
+                raise ModuleRefused(reason)
+            try:
+                found = await self._compile(module)
+            except ModuleRefused as refusal:
+                self._remember(sha256, refusal.reason)
+                raise
+            await trio.to_thread.run_sync(self._cache.save_module, sha256, module)
             await trio.to_thread.run_sync(self._cache.save, sha256, *found)
             return found
+
+    def _remember(self, sha256: bytes, reason: str) -> None:
+        """Keep a refusal, so that one compile bomb costs its CPU seconds once; the oldest goes first."""
+        while len(self._refusals) >= REFUSALS_MAX:
+            del self._refusals[next(iter(self._refusals))]
+        self._refusals[sha256] = reason
 
     def _start(self, sha256: bytes, compiled: bytes) -> Zygote:
         """Without a checkpoint between the look into the table and the new entry, so that no module starts twice."""
@@ -289,11 +303,9 @@ class Runner:
         try:
             with trio.fail_after(COMPILE_WALL_S):
                 await child.send(module)
-                head = json.loads(await child.receive())
-                if "error" in head:
-                    raise ModuleRefused(str(head["error"]))
-                return await child.receive(), tuple(head["exports"])
-        except (trio.TooSlowError, ChildError, ValueError) as error:
+                exports = _read_verdict(await child.receive())
+                return await child.receive(), exports
+        except (trio.TooSlowError, ChildError) as error:
             raise ModuleRefused(
                 f"the module does not compile within {self._config.compile_cpu_s} CPU seconds and "
                 f"{COMPILE_DATA_BYTES >> 20} MiB ({child.why_it_ended()})"
@@ -309,6 +321,25 @@ def _check(module: bytes) -> bytes:
     except WireError as error:
         raise ModuleRefused(str(error)) from error
     return hashlib.sha256(module).digest()
+
+
+def _read_verdict(verdict: bytes) -> tuple[str, ...]:
+    """The exports in a compiling child's first answer; `ModuleRefused` when that is a refusal.
+
+    The child has had a stranger's bytes in its hands, so its words are checked: `ChildError` for any other answer.
+    """
+    if len(verdict) > VERDICT_BYTES_MAX:
+        raise ChildError("the compiling child sent too long an answer")
+    try:
+        head = json.loads(verdict)
+    except (ValueError, RecursionError) as error:
+        raise ChildError("the compiling child sent no JSON") from error
+    if isinstance(head, dict) and isinstance(head.get("error"), str):
+        raise ModuleRefused(head["error"][:1000])
+    exports = head.get("exports") if isinstance(head, dict) else None
+    if not isinstance(exports, list) or not all(isinstance(name, str) for name in exports):
+        raise ChildError("the compiling child sent neither exports nor an error")
+    return tuple(exports)
 
 
 def _refused(reason: str) -> Outcome:

@@ -118,7 +118,7 @@ def _bwrap_command(site: Site, plan: Plan, filter_fd: int | None) -> list[str]:
     """bubblewrap and its options. Nothing of the host is inside but libraries, the interpreter and our own code."""
     command = [str(site.bwrap), "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--hostname", "millrace", "--as-pid-1", "--die-with-parent"]
-    command += ["--new-session", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--cap-drop", "ALL"]
+    command += ["--new-session", "--clearenv", "--cap-drop", "ALL"]
     if os.geteuid() != 0:
         command += ["--unshare-user", "--disable-userns", "--uid", "65534", "--gid", "65534"]
     elif plan.uid is not None:

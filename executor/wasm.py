@@ -29,6 +29,7 @@ WASM_STACK_BYTES_MAX: Final = 1 << 20
 TABLE_ELEMENTS_MAX: Final = 1 << 20
 TABLES_MAX: Final = 16
 EXPORTS_MAX: Final = 4096
+EXPORTS_CHARACTERS_MAX: Final = 1 << 16
 PROGRAM_NAME: Final = "task"
 _NUMBER_KINDS: Final = ("i32", "i64", "f32", "f64")
 
@@ -83,8 +84,11 @@ def compile_module(module: bytes) -> tuple[bytes, tuple[str, ...]]:
 def exports_of(module: wasmtime.Module) -> tuple[str, ...]:
     """Names of the functions that a task can name as its entry."""
     names = tuple(item.name for item in module.exports if isinstance(item.type, wasmtime.FuncType))
-    if len(names) > EXPORTS_MAX:
-        raise ModuleError(f"the module exports {len(names)} functions, at most {EXPORTS_MAX} allowed")
+    if len(names) > EXPORTS_MAX or sum(map(len, names)) > EXPORTS_CHARACTERS_MAX:
+        raise ModuleError(
+            f"the module exports {len(names)} functions; allowed are {EXPORTS_MAX}, "
+            f"with {EXPORTS_CHARACTERS_MAX} characters in their names"
+        )
     return names
 
 

@@ -139,6 +139,11 @@ async def test_compile_bomb_is_stopped_by_its_own_limit(tmp_path: Path) -> None:
         with pytest.raises(ModuleRefused, match="1 CPU seconds"):
             await runner.prepare(bomb)
         assert time.monotonic() - started < 10
+        started = time.process_time()
+        with pytest.raises(ModuleRefused, match="1 CPU seconds"):
+            await runner.prepare(bomb)  # remembered: it costs its second once
+        assert time.process_time() - started < 0.2
+        assert not list((tmp_path / "cache").iterdir())
         await runner.prepare(modules.HELLO)
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 from executor import sandbox, zygote
 from executor.core.limits import Limits
 from executor.core.outcome import Outcome, Status
 from executor.core.task import WasmTask
-from executor.runner import RunnerConfig, open_runner
+from executor.runner import ModuleRefused, RunnerConfig, _read_verdict, open_runner
+from executor.zygote import ChildError
 from tests.shell.executor import wat_modules as modules
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
 
 # Says "ready", waits for a unit, then misbehaves.
 CHILD = """
@@ -59,3 +60,29 @@ async def test_misdeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not any(outcome.output or outcome.fuel for outcome in outcomes.values())
     async with open_runner(config) as runner:
         assert (await runner.run(WasmTask(sha256))).output == b"hello\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"[]",
+        b"null",
+        b'{"exports": [1]}',
+        b'{"exports": "x"}',
+        b'{"error": 1}',
+        b'{"exports": [' + b'"",' * 400_000 + b'""]}',
+    ],
+    ids=["empty", "half", "deep", "list", "null", "number", "text", "error", "long"],
+)
+def test_a_compiling_child_that_says_nonsense(answer: bytes) -> None:
+    with pytest.raises(ChildError):
+        _read_verdict(answer)
+
+
+def test_a_compiling_child_that_refuses() -> None:
+    with pytest.raises(ModuleRefused, match="no such import"):
+        _read_verdict(b'{"error": "no such import"}')
+    assert _read_verdict(b'{"exports": ["_start"]}') == ("_start",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import wasmtime
 
 _WASI = {
@@ -172,6 +174,7 @@ WORK = wasm(
 )
 
 
+@cache
 def compile_bomb() -> bytes:
     """One function just below the size limit, made to be hard on a register allocator: over 10 CPU seconds."""
     count, kept = 6_800, 2_000
