@@ -131,7 +131,7 @@ class Purchases:
                 raise
             late = trio.current_time() - begun_s >= order.timeout_s
             await _emit_results(report, tally, emit, late=late)
-            return await self._settle(report, tally, order.cap, begun_s, emit)
+            return {"name": options["name"], **await self._settle(report, tally, order.cap, begun_s, emit)}
 
     def _close_in_journal(self, order: JobOrder, tally: JobTally) -> None:
         if tally.job_id:

@@ -1,0 +1,178 @@
+"""The buyer's desk: caps before anything is sent, whom it asks, how long it waits for a market."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from ledger.core.keys import SigningKey
+from ledger.core.state import Account
+from millrace.core.api_messages import check_params
+from millrace.core.market import Needs
+from millrace.errors import BudgetExceeded, InsufficientCredit, MillraceError, NoPeers, UsageError
+from millrace.purchase import ANY_WAIT_S, DAY_MS, ENOUGH_WAIT_S, JOBS_MAX, Purchases
+from p2p.core.adverts import Advert
+
+NOW_MS = 1_800_000_000_000
+ME, ONE, TWO = (SigningKey(bytes([n]) * 32).account for n in (1, 2, 3))
+EMPTY_MODULE = b"\0asm\1\0\0\0"
+
+
+class Desk:
+    """A desk whose account, past jobs and market are plain values."""
+
+    def __init__(self, *, balance: int = 0, limit: int = 10_000, jobs: tuple[Any, ...] = ()) -> None:
+        self.offers: list[Any] = []
+        self.liars: set[bytes] = set()
+        self.events: list[dict[str, Any]] = []
+        journal = SimpleNamespace(jobs=lambda _count: list(jobs), liars=lambda: self.liars)
+        buyer = SimpleNamespace(key=SimpleNamespace(account=ME), journal=journal, clock_ms=lambda: NOW_MS)
+        state = SimpleNamespace(account=lambda _account: Account(balance, limit))
+        self.desk = Purchases(
+            cast("Any", buyer),
+            cast("Any", SimpleNamespace(items=lambda _now: tuple(self.offers))),
+            follower=cast("Any", SimpleNamespace(state=state)),
+            books=cast("Any", None),
+            spend=cast("Any", SimpleNamespace(max_per_job=1_000, max_per_day=5_000)),
+            is_linked=lambda _peer: True,
+        )
+
+    def cap(self, wanted: int | None) -> tuple[int, bool]:
+        with self.desk._holding(wanted) as cap:
+            return cap.amount, cap.by_account
+
+    async def emit(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    def hear(self, author: bytes, slots_free: int = 1, price: int = 5) -> None:
+        advert = Advert(
+            kinds=("wasm",),
+            owner=cast("Any", author),
+            slots_free=slots_free,
+            memory_bytes=1 << 30,
+            rates={"wasm": 10**9},
+            price_per_tfuel=price,
+        )
+        self.offers.append(SimpleNamespace(author=author, advert=advert))
+
+
+def job(paid: int, age_ms: int) -> Any:
+    return SimpleNamespace(paid=paid, created_ms=NOW_MS - age_ms)
+
+
+@pytest.mark.parametrize(
+    ("desk", "wanted", "cap"),
+    [
+        (Desk(), None, (1_000, False)),
+        (Desk(), 400, (400, False)),
+        (Desk(), 4_000, (1_000, False)),
+        (Desk(jobs=(job(4_900, 1_000),)), None, (100, False)),
+        (Desk(jobs=(job(4_900, DAY_MS + 1),)), None, (1_000, False)),
+        (Desk(balance=-9_800), None, (200, True)),
+        (Desk(balance=50, limit=0), 50, (50, False)),
+    ],
+)
+def test_the_cap_is_the_least_of_all_limits(desk: Desk, wanted: int | None, cap: tuple[int, bool]) -> None:
+    assert desk.cap(wanted) == cap
+
+
+@pytest.mark.parametrize(
+    ("desk", "wanted", "error"),
+    [
+        (Desk(), 0, BudgetExceeded),
+        (Desk(jobs=(job(5_000, 1),)), None, BudgetExceeded),
+        (Desk(balance=-10_000), None, InsufficientCredit),
+    ],
+)
+def test_nothing_left_is_refused(desk: Desk, wanted: int | None, error: type[MillraceError]) -> None:
+    with pytest.raises(error):
+        desk.cap(wanted)
+    assert desk.desk.running == 0
+
+
+def test_running_jobs_count_against_the_day_and_the_account() -> None:
+    desk = Desk(limit=1_500)
+    with desk.desk._holding(None) as first:
+        assert first.amount == 1_000
+        assert desk.cap(None) == (500, True)
+    assert desk.cap(None) == (1_000, False)
+
+
+async def test_the_best_offer_comes_first_and_ours_and_liars_are_left_out() -> None:
+    desk = Desk()
+    desk.hear(ONE, price=9)
+    desk.hear(TWO, price=3)
+    desk.hear(ME, price=1)
+    ranked = await desk.desk._offers(Needs(), 2, desk.emit)
+    assert [offer.worker for offer in ranked] == [TWO, ONE]
+    desk.liars = {TWO}
+    ranked = await desk.desk._offers(Needs(), 1, desk.emit)
+    assert [offer.worker for offer in ranked] == [ONE]
+    assert desk.events == []
+
+
+async def test_a_market_that_comes_late_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk()
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+
+        async def come() -> None:
+            await trio.sleep(1)
+            desk.hear(ONE)
+            await trio.sleep(1)
+            desk.hear(TWO)
+
+        nursery.start_soon(come)
+        assert len(await desk.desk._offers(Needs(), 2, desk.emit)) == 2
+    assert trio.current_time() - began == pytest.approx(2, abs=0.3)
+    assert desk.events == [{"event": "waiting_for_peers", "heard": 0, "fit": 0}]
+
+
+async def test_one_owner_is_better_than_none_after_a_while(autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk()
+    desk.hear(ONE)
+    began = trio.current_time()
+    assert len(await desk.desk._offers(Needs(), 2, desk.emit)) == 1
+    assert trio.current_time() - began == pytest.approx(ENOUGH_WAIT_S, abs=0.3)
+
+
+async def test_nobody_is_an_error_with_each_reason(autojump_clock: trio.testing.MockClock) -> None:
+    desk = Desk()
+    desk.hear(ONE, slots_free=0)
+    desk.hear(TWO)
+    desk.liars = {TWO}
+    began = trio.current_time()
+    with pytest.raises(NoPeers) as caught:
+        await desk.desk._offers(Needs(), 2, desk.emit)
+    assert trio.current_time() - began == pytest.approx(ANY_WAIT_S, abs=0.3)
+    assert [reason.split(": ")[1] for reason in caught.value.reasons] == [
+        "no free slot",
+        "was caught lying to this node",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"module": EMPTY_MODULE, "units": []}, "no units"),
+        ({"module": b"#!/bin/sh", "units": [{}]}, "WebAssembly"),
+        ({"module": EMPTY_MODULE, "units": [{"args": ["a\0b"]}]}, "NUL"),
+        ({"module": EMPTY_MODULE, "units": [{"stdin": b"x"}], "options": {"entry": "add"}}, "no stdin"),
+        ({"module": EMPTY_MODULE, "units": [{}], "options": {"wall_s": 0}}, "wall_s"),
+    ],
+)
+async def test_what_no_worker_would_run_is_refused_first(params: dict[str, Any], said: str) -> None:
+    desk = Desk()
+    with pytest.raises(UsageError, match=said):
+        await desk.desk.run(check_params("job.run", params), desk.emit)
+
+
+async def test_only_so_many_jobs_at_once() -> None:
+    desk = Desk()
+    desk.desk.running = JOBS_MAX
+    with pytest.raises(MillraceError, match="as many jobs"):
+        await desk.desk.run(check_params("job.run", {"module": EMPTY_MODULE, "units": [{}]}), desk.emit)
