@@ -34,7 +34,7 @@ from p2p.core.messages import (
     decode_answer,
     decode_question,
 )
-from p2p.pubsub import Verdict
+from p2p.core.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -300,3 +300,24 @@ def test_summary_follows_every_change(book: AdvertBook) -> None:
 def test_what_has_expired_is_not_handed_on(book: AdvertBook) -> None:
     assert book.envelopes([key(1).account, key(2).account], NOW_MS) == (said(key(1), 10).encode(),)
     assert book.envelopes([key(1).account], NOW_MS + 60_000) == ()
+
+
+def test_a_clock_that_was_set_back_neither_mutes_nor_keeps_for_ever(book: AdvertBook) -> None:
+    for sequence in range(11, 10 + AUTHOR_BURST):
+        accepted(book, said(key(1), sequence))
+    back = NOW_MS - 24 * 3_600_000
+    assert book.wait_ms(key(1).account, back) == 0
+    accepted(book, said(key(1), 1_000, now_ms=back), back)
+    assert book.wait_ms(key(1).account, back) == 0
+    accepted(book, said(key(2), 1, now_ms=back), back)
+    stale = AdvertBook(NETWORK)
+    accepted(stale, said(key(1), 1))
+    assert stale.expire(back) == 0
+    assert stale.expire(back + 60_000) == 1
+
+
+def test_the_highest_sequence_is_known_also_of_the_gone(book: AdvertBook) -> None:
+    assert book.highest_sequence(key(1).account) == 10
+    book.expire(NOW_MS + 60_000)
+    assert book.highest_sequence(key(1).account) == 10
+    assert book.highest_sequence(key(2).account) == 0

@@ -11,6 +11,7 @@ from p2p.core.conduct import (
     POINTS_MAX,
     REASON_POINTS,
     Conduct,
+    RateLimit,
 )
 
 ONE, TWO, THREE = (AccountId(bytes((number,)) * 32) for number in (1, 2, 3))
@@ -63,3 +64,27 @@ def test_a_full_table_forgets_the_least_and_keeps_the_barred() -> None:
     assert conduct.barred(ONE, 0)
     assert conduct.points(TWO, 0) == 0
     assert conduct.points(THREE, 0) == 5
+
+
+def test_rate_limit_lets_a_burst_through_and_then_one_at_a_time() -> None:
+    limit = RateLimit(burst=3, interval_ms=1_000)
+    assert [limit.take(ONE, 0) for _ in range(5)] == [True, True, True, False, False]
+    assert [limit.take(ONE, 1_000) for _ in range(2)] == [True, False]
+    assert limit.take(TWO, 0)
+    assert [limit.take(ONE, 60_000) for _ in range(4)] == [True, True, True, False]
+
+
+def test_rate_limit_survives_a_clock_that_was_set_back() -> None:
+    limit = RateLimit(burst=2, interval_ms=1_000)
+    assert limit.take(ONE, 3_600_000)
+    assert [limit.take(ONE, 0) for _ in range(3)] == [True, True, False]
+
+
+def test_rate_limit_forgets_whoever_was_quiet_the_longest() -> None:
+    limit = RateLimit(burst=1, interval_ms=1_000, keys_max=2)
+    assert limit.take(ONE, 0)
+    assert limit.take(TWO, 0)
+    assert not limit.take(ONE, 0)
+    assert limit.take(THREE, 0)
+    assert not limit.take(ONE, 0)
+    assert limit.take(TWO, 0)

@@ -15,9 +15,9 @@ from p2p.core.conduct import INVALID_MAX, INVALID_POINTS
 from p2p.core.envelope import EnvelopeKind, seal
 from p2p.core.errors import LocalProtocolError, RemoteProtocolError
 from p2p.core.messages import Denied, decode_answer
+from p2p.core.verdict import Verdict
 from p2p.gossip import ADVERTS
 from p2p.mesh import MeshConfig, open_mesh
-from p2p.pubsub import Verdict
 from tests.shell.p2p_mesh.mesh_mill import (
     NETWORK,
     QUICK,
