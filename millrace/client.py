@@ -15,13 +15,13 @@ import threading
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from ledger.core.amounts import format_credits, parse_credits
 from millrace.endpoint import Endpoint
 from millrace.errors import BudgetExceeded, MillraceError, UsageError
 from millrace.paths import find_paths
-from millrace.results import Job, Results
+from millrace.results import Completed, Job, Results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -122,7 +122,7 @@ class Client:
         chosen = endpoint or os.environ.get("MILLRACE_ENDPOINT") or find_paths(os.environ, profile).socket()
         self._endpoint = Endpoint(chosen)
         self._budget = _Budget(None if budget is None else _micro(budget, "budget"))
-        self._running: set[Results] = set()
+        self._running: set[Results[Any]] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -156,12 +156,34 @@ class Client:
 
         Raises as `wasm_map`; the job's own failure is raised by `Job.result()`.
         """
-        results = Results(1, ordered=True, return_exceptions=True, on_event=None)
+        results: Results[Completed | MillraceError] = Results(
+            1, ordered=True, return_exceptions=True, on_event=None
+        )
         job = Job(results)
         units = [Unit(tuple(args), stdin)]
         options = _options(verify, needs, timeout, limits)
         self._start(module, units, results, max_cost=max_cost, options=options, then=job.finish)
         return job
+
+    @overload
+    def wasm_map(
+        self,
+        module: bytes | Path | str,
+        inputs: Iterable[Unit | bytes | Sequence[str]],
+        *,
+        return_exceptions: Literal[False] = False,
+        **options: Any,  # noqa: ANN401 - those below
+    ) -> Results[Completed]: ...
+
+    @overload
+    def wasm_map(
+        self,
+        module: bytes | Path | str,
+        inputs: Iterable[Unit | bytes | Sequence[str]],
+        *,
+        return_exceptions: bool,
+        **options: Any,  # noqa: ANN401 - those below
+    ) -> Results[Completed | MillraceError]: ...
 
     def wasm_map(
         self,
@@ -175,8 +197,8 @@ class Client:
         return_exceptions: bool = False,
         timeout: float | None = None,
         on_event: Callable[[dict[str, Any]], None] | None = None,
-        **limits: Any,  # noqa: ANN401 - checked against JOB_OPTIONS
-    ) -> Results:
+        **limits: Any,
+    ) -> Results[Any]:
         """Run `module` on every input: bytes are its standard input, a sequence of texts its arguments.
 
         `max_cost`: credits that the job may cost at most, replicas included. `timeout`: seconds for the whole
@@ -187,7 +209,9 @@ class Client:
         later is raised while iterating.
         """
         units = [_unit(item) for item in inputs]
-        results = Results(len(units), ordered=ordered, return_exceptions=return_exceptions, on_event=on_event)
+        results: Results[Any] = Results(
+            len(units), ordered=ordered, return_exceptions=return_exceptions, on_event=on_event
+        )
         options = _options(verify, needs, timeout, limits)
         self._start(module, units, results, max_cost=max_cost, options=options)
         return results
@@ -213,7 +237,7 @@ class Client:
         self,
         module: bytes | Path | str,
         units: list[Unit],
-        results: Results,
+        results: Results[Any],
         *,
         max_cost: Credits | None,
         options: dict[str, Any],
@@ -247,7 +271,7 @@ class Client:
 
         threading.Thread(target=read, name="millrace-job", daemon=True).start()
 
-    def _finish(self, results: Results, cap: int | None) -> None:
+    def _finish(self, results: Results[Any], cap: int | None) -> None:
         with self._lock:
             self._running.discard(results)
         try:

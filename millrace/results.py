@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
 from millrace.errors import BY_CODE, JobCancelled, JobTimeout, MillraceError, TaskError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Completed", "Job", "Report", "Results"]
 
+T = TypeVar("T")
+"""`Completed`; with `return_exceptions`, `Completed | MillraceError`."""
 OK_STATUS: Final = "ok"
 
 
@@ -62,7 +64,7 @@ class Report:
         )
 
 
-class Results:
+class Results(Generic[T]):
     """The results of many units: iterate to receive them, in order or as they come. `len` is known at once.
 
     A unit that failed raises `TaskError` where its result would stand, or is returned as one when the job was
@@ -100,12 +102,12 @@ class Results:
     def __exit__(self, *_exception: object) -> None:
         self.cancel()
 
-    def __iter__(self) -> Iterator[Completed | MillraceError]:
+    def __iter__(self) -> Iterator[T]:
         for position in range(self._units):
             result = self._wait_for(position)
             if isinstance(result, MillraceError) and not self._return_exceptions:
                 raise result
-            yield result
+            yield cast("T", result)
 
     def __repr__(self) -> str:
         state = "over" if self._over else "running"
@@ -203,7 +205,7 @@ class Results:
 class Job(Future[Completed]):
     """One unit of work, as a `concurrent.futures.Future` of `Completed`; `cancel` also reaches the node."""
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results[Completed | MillraceError]) -> None:
         """Made by `Client.wasm`."""
         super().__init__()
         self._results = results
