@@ -30,7 +30,7 @@ from p2p.core.protocols import topic_id
 from p2p.core.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from libp2p.abc import INetStream
     from libp2p.peer.id import ID
@@ -184,11 +184,34 @@ class _Seen:
 
 
 class _Router(GossipSub):
-    """The library's mesh, with a table emptied that only the switched-off adaptive mode ever empties."""
+    """The library's mesh, with a floor under the tasks whose failure would end the node."""
+
+    async def heartbeat(self) -> None:
+        """Tend the mesh every HEARTBEAT_S, also after a round that failed."""
+        while True:
+            await _survive(super().heartbeat())
+            await trio.sleep(HEARTBEAT_S)
+
+    async def on_peer_subscribed(self, peer_id: ID, topic: str) -> None:
+        """The library runs this as a task of the node."""
+        await _survive(super().on_peer_subscribed(peer_id, topic))
+
+    async def flush_pending_messages(self, peer_id: ID) -> None:
+        """The library runs this as a task of the node."""
+        await _survive(super().flush_pending_messages(peer_id))
 
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
+        """Pass a message on, and empty a table that only the switched-off adaptive mode ever empties."""
         await super().publish(msg_forwarder, pubsub_msg)
         self.recent_message_deliveries.clear()
+
+
+async def _survive(work: Awaitable[None]) -> None:
+    """Run a task of the library whose failure would end the whole service, and say when it fails."""
+    try:
+        await work
+    except Exception:  # noqa: BLE001 - outermost frame of the library's task
+        _log.exception("gossip: a round failed")
 
 
 class _Engine(Pubsub):

@@ -107,6 +107,29 @@ async def test_peers_that_dial_each_other_hear_each_other(make_host: Factory) ->
             assert await at_b.receive() == (a.account, b"from a")
 
 
+async def test_a_failing_heartbeat_ends_nothing(make_host: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the bare library any exception in the mesh's upkeep ends the service, and with it the node."""
+    a, b = await make_host(), await make_host()
+    router = a._gossip._router
+    healthy, failed = router.mesh_heartbeat, trio.Event()
+
+    def fail_once() -> object:
+        monkeypatch.setattr(router, "mesh_heartbeat", healthy)
+        failed.set()
+        raise KeyError("a bug in the mesh")
+
+    monkeypatch.setattr(router, "mesh_heartbeat", fail_once)
+    with trio.fail_after(5):
+        await failed.wait()
+    topic = b.join_topic("t", accept)
+    a.join_topic("t", accept)
+    await b.dial(a.addresses[0])
+    await meshed(a, b)
+    await a.publish("t", b"x")
+    with trio.fail_after(5):
+        assert await topic.receive() == (a.account, b"x")
+
+
 async def test_limits_and_mistakes(make_host: Factory) -> None:
     a = await make_host()
     a.join_topic("t", accept)
