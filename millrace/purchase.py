@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -54,6 +54,8 @@ __all__ = ["Purchases"]
 
 JOBS_MAX: Final = 8
 """Jobs of this node that run at once."""
+RESULTS_BYTES_MAX: Final = 512 << 20
+"""What all results of one job may come to; a job of many units gets a smaller output limit by default."""
 EVENTS_MAX: Final = 4_096
 """Events of one job that wait for its client; a client further behind misses some, and is told how many."""
 DAY_MS: Final = 24 * 3600 * 1000
@@ -340,9 +342,17 @@ def _tasks(module: bytes, units: list[dict[str, Any]], options: dict[str, Any]) 
     if not units:
         raise UsageError("the job has no units", "a job runs a module on at least one input", "give inputs")
     chosen = ("fuel", "memory_bytes", "wall_s", "output_bytes")
+    room = RESULTS_BYTES_MAX // len(units)
+    if (options["output_bytes"] or 0) > room:
+        raise UsageError(
+            "the job's results could be larger than this node holds",
+            f"{len(units)} units of {options['output_bytes']} bytes each, at most {RESULTS_BYTES_MAX} together",
+            "lower output_bytes, or split the job",
+        )
     try:
         check_module(module)
         limits = Limits(**{name: options[name] for name in chosen if options[name] is not None})
+        limits = replace(limits, output_bytes=min(limits.output_bytes, room))
         sha256 = hashlib.sha256(module).digest()
         return tuple(
             WasmTask(sha256, options["entry"], tuple(unit["args"]), unit["stdin"], limits) for unit in units

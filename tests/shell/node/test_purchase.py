@@ -14,7 +14,15 @@ from ledger.core.state import Account
 from millrace.core.api_messages import check_params
 from millrace.core.market import Needs
 from millrace.errors import BudgetExceeded, InsufficientCredit, MillraceError, NoPeers, UsageError
-from millrace.purchase import ANY_WAIT_S, DAY_MS, ENOUGH_WAIT_S, JOBS_MAX, Purchases
+from millrace.purchase import (
+    ANY_WAIT_S,
+    DAY_MS,
+    ENOUGH_WAIT_S,
+    JOBS_MAX,
+    RESULTS_BYTES_MAX,
+    Purchases,
+    _tasks,
+)
 from p2p.core.adverts import Advert
 
 NOW_MS = 1_800_000_000_000
@@ -163,12 +171,24 @@ async def test_nobody_is_an_error_with_each_reason(autojump_clock: trio.testing.
         ({"module": EMPTY_MODULE, "units": [{"args": ["a\0b"]}]}, "NUL"),
         ({"module": EMPTY_MODULE, "units": [{"stdin": b"x"}], "options": {"entry": "add"}}, "no stdin"),
         ({"module": EMPTY_MODULE, "units": [{}], "options": {"wall_s": 0}}, "wall_s"),
+        (
+            {"module": EMPTY_MODULE, "units": [{}] * 600, "options": {"output_bytes": 1 << 20}},
+            "split the job",
+        ),
     ],
 )
 async def test_what_no_worker_would_run_is_refused_first(params: dict[str, Any], said: str) -> None:
     desk = Desk()
     with pytest.raises(UsageError, match=said):
         await desk.desk.run(check_params("job.run", params), desk.emit)
+
+
+@pytest.mark.parametrize(("units", "output_bytes"), [(1, 1 << 20), (512, 1 << 20), (10_000, 53_687)])
+def test_all_results_of_a_job_fit_by_default(units: int, output_bytes: int) -> None:
+    params = check_params("job.run", {"module": EMPTY_MODULE, "units": [{}] * units})
+    tasks = _tasks(params["module"], params["units"], params["options"])
+    assert tasks[0].limits.output_bytes == output_bytes
+    assert units * output_bytes <= RESULTS_BYTES_MAX
 
 
 async def test_only_so_many_jobs_at_once() -> None:
