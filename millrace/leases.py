@@ -22,7 +22,7 @@ from executor.zygote import ChildError
 from millrace.alarm import Alarm
 from millrace.conversation import LEASE_PROTOCOL, Channel
 from millrace.core import job_events, lease, messages, progress
-from millrace.core.cost import Budget, lock_amount, unit_cost
+from millrace.core.cost import PRICE_MAX, Budget, lock_amount, unit_cost
 from millrace.core.job import UNITS_MAX, Job
 from millrace.core.market import choose
 from millrace.core.terms import MODULE_BYTES_MAX, REPLICAS_MAX, Terms, job_digest
@@ -125,12 +125,14 @@ class _Run:
         self.job_id = job_digest(buyer.key.account, buyer.random_bytes(NONCE_BYTES), self._sha256, digests)
         self._job = Job(len(order.tasks), order.replicas, random.Random(buyer.random_bytes(8)))  # noqa: S311
         self._budget = Budget(order.cap)
-        self._candidates = deque(choose(order.offers, len(order.offers)))
+        self._offers = _usable(order.offers, buyer.key.account)
+        self._candidates = deque(self._offers)
         self._rentals: dict[AccountId, Rental] = {}
         self._opening = 0
         self._outcomes: list[Outcome | None] = [None] * len(order.tasks)
         self._failures: dict[int, str] = {}
         self._paid = 0
+        self._overtime = False
         self._liars: list[AccountId] = []
         self._alarm = Alarm()
         self._inbox: deque[job_events.JobInput] = deque()
@@ -161,8 +163,9 @@ class _Run:
             async with trio.open_nursery() as self._nursery:
                 self._open_more()
                 self._feed(job_events.Expecting(self._opening))
-                with trio.move_on_after(order.timeout_s):
+                with trio.move_on_after(order.timeout_s) as patience:
                     await self._done.wait()
+                self._overtime = patience.cancelled_caught
                 self._done.set()
                 for rental in list(self._rentals.values()):
                     rental.stop("the job is over")
@@ -171,7 +174,7 @@ class _Run:
 
     def _check_cap(self) -> None:
         """Before anything is sent: one unit on each replica, at its fuel limit, must fit the cap."""
-        asked = choose(self._order.offers, self._order.replicas)
+        asked = self._offers[: self._order.replicas]
         least = sum(unit_cost(self._limits.fuel, offer.price_per_tfuel) for offer in asked)
         if least > self._order.cap:
             raise OverBudget(
@@ -232,21 +235,23 @@ class _Run:
             case job_events.Accepted(unit, outcome):
                 self._outcomes[unit] = outcome
             case job_events.Failed(unit, reason):
-                used_up = self._budget.left < self._unit_cost_least()
-                self._failures[unit] = "the cap is used up" if used_up else reason
+                self._failures[unit] = self._why_failed(reason)
             case job_events.JobDone():
                 self._done.set()
             case _:
                 pass
+
+    def _why_failed(self, reason: str) -> str:
+        if self._overtime:
+            return "the job's time is over"
+        least = min(unit_cost(self._limits.fuel, offer.price_per_tfuel) for offer in self._offers)
+        return "the cap is used up" if self._budget.left < least else reason
 
     def _order_rental(self, worker: AccountId, event: lease.Input) -> None:
         if worker in self._rentals:
             self._rentals[worker].feed(event)
 
     # -- opening leases
-
-    def _unit_cost_least(self) -> int:
-        return min(unit_cost(self._limits.fuel, offer.price_per_tfuel) for offer in self._order.offers)
 
     def _open_more(self) -> None:
         """Open leases until as many as wanted run or are being opened, or candidates or budget are used up."""
@@ -352,9 +357,15 @@ class _Run:
             return Outcome(Status.REFUSED, stderr=str(error).encode()[:1000])
 
 
-def _check_order(order: JobOrder, sha256: bytes) -> None:
-    if not order.offers:
+def _usable(offers: tuple[Offer, ...], buyer: AccountId) -> tuple[Offer, ...]:
+    """One offer per owner, none of our own, none whose price no terms could carry; `OrderRefused` if none is left."""
+    fit = [item for item in offers if item.worker != buyer and item.price_per_tfuel <= PRICE_MAX]
+    if not fit:
         raise OrderRefused("there are no offers")
+    return tuple(choose(fit, len(fit)))
+
+
+def _check_order(order: JobOrder, sha256: bytes) -> None:
     if not 1 <= len(order.tasks) <= UNITS_MAX:
         raise OrderRefused(f"a job has 1 to {UNITS_MAX} units, not {len(order.tasks)}")
     if not 1 <= len(order.module) <= MODULE_BYTES_MAX:

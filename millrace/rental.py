@@ -140,19 +140,23 @@ class Rental:
     async def serve(self) -> None:
         """From the stream's opening to its end, and the books."""
         reason = "the job ended first"
-        with self._scope:
-            try:
-                with trio.fail_after(OPEN_S):
-                    channel = await self._buyer.open_lease(self.worker)
-            except (OSError, trio.TooSlowError) as error:
-                reason = f"cannot be reached: {str(error) or type(error).__name__}"
-            else:
-                self._talk = Conversation(self._machine, channel, notice=self._notice, perform=self._perform)
-                self._talk.feed(lease.Open())
-                reason = (await self._talk.run()).reason
-        if self._talk is None:
-            self._desk.departed(self, reason)
-        self._close_books(reason)
+        try:
+            with self._scope:
+                reason = await self._converse()
+            if self._talk is None:
+                self._desk.departed(self, reason)
+        finally:
+            self._close_books(reason)  # also when the job is cancelled
+
+    async def _converse(self) -> str:
+        try:
+            with trio.fail_after(OPEN_S):
+                channel = await self._buyer.open_lease(self.worker)
+        except (OSError, trio.TooSlowError) as error:
+            return f"cannot be reached: {str(error) or type(error).__name__}"
+        self._talk = Conversation(self._machine, channel, notice=self._notice, perform=self._perform)
+        self._talk.feed(lease.Open())
+        return (await self._talk.run()).reason
 
     def _close_books(self, reason: str) -> None:
         talk, journal = self._talk, self._buyer.journal

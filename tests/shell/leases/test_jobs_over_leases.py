@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -200,3 +201,31 @@ async def test_a_cancelled_job_keeps_what_was_verified_paid(autojump_clock: Mock
         assert market.town.forge.state.totals().locks_open == 0
         (job,) = market.journal.jobs()
         assert job.paid == -market.town.balance(BUYER.account)
+        assert len(market.seen(progress.LeaseEnded)) == 2
+        assert len(market.journal.traffic(job.job_id)) == 2
+
+
+async def test_a_job_that_takes_too_long_ends_in_order(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
+        for n in range(2):
+            market.add_mill(n, TestRunner(unit_s=2.0))
+        work = tasks(100)
+        report = await market.run(work, timeout_s=20.0)
+        assert 0 < len(report.failures) < 100
+        assert set(report.failures.values()) == {"the job's time is over"}
+        for unit, outcome in enumerate(report.outcomes):
+            assert outcome == (None if unit in report.failures else honest(work[unit]))
+        await market.claims_done()
+        assert market.town.balance(BUYER.account) == -report.paid
+        assert market.town.forge.state.totals().locks_open == 0
+
+
+async def test_offers_that_no_terms_could_carry_are_passed_over(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
+        mills = [market.add_mill(n) for n in range(2)]
+        own = replace(mills[0].offer(), worker=BUYER.account, owner=BUYER.account)
+        dear = replace(mills[0].offer(), price_per_tfuel=1 << 47)
+        report = await market.run(tasks(4), offers=(own, dear, *(mill.offer() for mill in mills)))
+        assert not report.failures
+        with pytest.raises(OrderRefused):
+            await market.run(tasks(4), offers=(own, dear))
