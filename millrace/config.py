@@ -142,16 +142,18 @@ class NodeConfig:
 
 
 class ConfigError(UsageError):
-    """The configuration has problems, all of them listed; `reasons` has a line for each."""
+    """The configuration has problems: a single one speaks for itself, of several `reasons` has a line for each."""
 
     def __init__(self, problems: tuple[Problem, ...], config: Path) -> None:
-        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__(
-            f"the configuration has {count}",
-            "millrace starts only on settings that it understands and can keep",
-            f"edit {config}, then: millrace config check",
-            reasons=tuple(str(problem) for problem in problems),
-        )
+        if len(problems) == 1:
+            super().__init__(problems[0].what, problems[0].why, problems[0].next_step)
+        else:
+            super().__init__(
+                f"the configuration has {len(problems)} problems",
+                "millrace starts only on settings that it understands and can keep",
+                f"edit {config}, then: millrace config check",
+                reasons=tuple(str(problem) for problem in problems),
+            )
         self.problems = problems
 
 

@@ -35,6 +35,7 @@ __all__ = ["Finding", "Standing", "examine", "sandbox_findings"]
 
 DISK_FREE_BYTES_MIN: Final = 1 << 30
 CLOCK_AHEAD_S_MAX: Final = 5
+DAEMON_WAIT_S: Final = 5.0
 EARLIEST_S: Final = 1_735_689_600
 """2025-01-01: a clock before it was never set."""
 BWRAP_INSTALL: Final = "sudo apt-get install bubblewrap (or your system's package of that name)"
@@ -93,7 +94,7 @@ def _bubblewrap() -> Iterator[Finding]:
         yield Finding(
             "bubblewrap",
             Standing.POOR,
-            "the program bwrap is not in PATH",
+            f"there is no program bwrap in {os.environ.get('PATH', 'PATH, which is empty')}",
             "the outermost wall around strangers' work is missing; only WebAssembly runs, behind the others",
             BWRAP_INSTALL,
         )
@@ -252,14 +253,27 @@ def _clock(network: NetworkFile | None) -> Finding:
 
 def _daemon(socket: Path) -> Finding:
     if not socket.exists():
-        return Finding("node", Standing.POOR, "not running", "nothing is lent or bought", "millrace up")
-    try:
-        Endpoint(socket).call("version", wait_s=5)
-    except MillraceError as error:
         return Finding(
-            "node", Standing.BAD, f"{error.what}: {error.why}", "nothing is lent or bought", "millrace up"
+            "node", Standing.POOR, f"not running (no {socket})", "nothing is lent or bought", "millrace up"
         )
-    return _good("node", f"answers on {socket}")
+    try:
+        status = Endpoint(socket).call("status", wait_s=DAEMON_WAIT_S)
+    except MillraceError as error:
+        found = f"{error.what}: {error.why}"
+        return Finding("node", Standing.BAD, found, "nothing is lent or bought", "millrace up")
+    peers = status.get("peers") if isinstance(status, dict) else None
+    if isinstance(peers, dict) and not peers.get("linked"):
+        return Finding(
+            "node",
+            Standing.POOR,
+            f"answers on {socket}, but is linked with nobody",
+            "nobody sees what it offers, and it sees no offers",
+            "millrace network show (are its entry points up, and reachable from here?)",
+        )
+    return _good(
+        "node",
+        f"answers on {socket}, linked with {peers.get('linked') if isinstance(peers, dict) else '?'} peers",
+    )
 
 
 def sandbox_findings() -> list[Finding]:

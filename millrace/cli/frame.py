@@ -41,7 +41,7 @@ __all__ = [
 
 SCHEMA: Final = 1
 """The `schema` field of every JSON document; it rises when a field changes its meaning or goes away."""
-COLUMN_CHARS_MAX: Final = 80
+COLUMN_CHARS_MAX: Final = 512
 _TRUE: Final = ("1", "true", "yes", "on")
 
 

@@ -99,6 +99,11 @@ def down_verb(session: Session, finish: bool) -> int:
     session.say("waiting for the node to finish its work …" if finish else "waiting for the node to stop …")
     how = _wait_for_end(session, pid, asked, finish)
     paths.pid.unlink(missing_ok=True)
+    if session.socket.parent != paths.data and session.socket.parent.name.startswith("millrace-"):
+        with contextlib.suppress(
+            OSError
+        ):  # the short folder of a long home's socket; not if anything else is there
+            session.socket.parent.rmdir()
     session.answer({"running": False, "stopped": True, "pid": pid, "how": how}, "the node has stopped")
     return 0
 

@@ -34,7 +34,7 @@ def load(
 def problems(paths: Paths, text: str, env: dict[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(paths, text, env)
-    return list(caught.value.reasons)
+    return [str(problem) for problem in caught.value.problems]
 
 
 def test_the_defaults_have_no_problem_and_lend_nothing(paths: Paths) -> None:

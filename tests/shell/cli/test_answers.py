@@ -263,6 +263,16 @@ def test_a_module_that_failed_is_exit_code_6(
     assert "raise --max-cost" in capsys.readouterr().err
 
 
+def test_doctor_asks_whether_anybody_sees_the_node(
+    node: FakeNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", "--quick"])
+    assert "linked with 3 peers" in capsys.readouterr().out
+    node.answers["status"] = {**STATUS, "peers": {"linked": 0}}
+    main(["doctor", "--quick"])
+    assert "linked with nobody" in capsys.readouterr().out
+
+
 def test_down_asks_the_node_to_stop(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["down"]) == 0
     assert ("stop", {"finish": False}) in node.asked
