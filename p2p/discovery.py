@@ -215,7 +215,10 @@ class Discovery:
 
     def _learn_from_itself(self, peer: AccountId, addresses: Iterable[str], now_ms: int) -> None:
         """An address on the host that the link comes from names no third party: it may be recommended."""
-        came_from = {link.address.split("/")[2] for link in self._host.links() if link.account == peer}
+        came_from = {_host_of(link.address) for link in self._host.links() if link.account == peer}
+        ours = self.own_addresses()
+        if any(_is_loopback(host) for host in came_from):
+            came_from |= {own.host for own in ours}  # it runs on this machine, whose addresses it may name
         for text in addresses:
             seen = parse_address(text).host in came_from
             self._book.learn(peer, (text,), Trust.SEEN if seen else Trust.OWN_WORD, now_ms)
@@ -375,6 +378,15 @@ class Discovery:
 def dht_key(network_id: bytes) -> bytes:
     """The DHT key under which the members of a network find each other: not the network id itself."""
     return digest(_DHT_DOMAIN, network_id)
+
+
+def _host_of(address: str) -> str:
+    parts = address.split("/")
+    return parts[2] if len(parts) > 2 else ""
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or host.startswith("127.")
 
 
 def _with_peer(text: str, account: AccountId) -> str:

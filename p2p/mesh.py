@@ -112,7 +112,7 @@ class Mesh:
     ) -> None:
         self.host = host
         self.requests = Requests(host)
-        self.adverts = AdvertBook(network_id)
+        self.adverts = AdvertBook(network_id, me=host.account)
         self.peers = peers
         self._config = config
         self._key = key

@@ -130,8 +130,12 @@ class _Memory:
 class AdvertBook:
     """Adverts by author: one live each, the highest sequence wins, everything bounded."""
 
-    def __init__(self, network_id: NetworkId, limits: BookLimits | None = None) -> None:
+    def __init__(
+        self, network_id: NetworkId, limits: BookLimits | None = None, me: AccountId | None = None
+    ) -> None:
+        """A book of one network; `me` always has a place of its own in it, or it could not advertise."""
         self._network_id = network_id
+        self._me = me
         self._limits = limits or BookLimits()
         self._live: dict[AccountId, _Live] = {}
         self._memory: dict[AccountId, _Memory] = {}
@@ -284,7 +288,8 @@ class AdvertBook:
         Expired entries go first, then withdrawals, then adverts without a free slot, each the earliest to
         end. A book full of real offers refuses the newcomer: a flood of fresh keys pushes out nobody.
         """
-        if envelope.author in self._live or len(self._live) < self._limits.adverts_max:
+        room = len(self._live) < self._limits.adverts_max
+        if room or envelope.author in self._live or envelope.author == self._me:
             return None
         if self._least is None or self._least_until_ms <= now_ms:
             # Kept until the book changes or something expires: a flood of fresh keys must not buy a scan each.

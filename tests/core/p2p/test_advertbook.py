@@ -227,6 +227,14 @@ def test_a_full_book_of_offers_refuses_newcomers_and_keeps_serving_the_known() -
     assert authors(book) == {key(number).account for number in (1, 2, 3)}
 
 
+def test_we_always_have_a_place_in_our_own_book() -> None:
+    book = AdvertBook(NETWORK, BookLimits(adverts_max=1), me=key(5).account)
+    accepted(book, said(key(1), 1))
+    assert refused(book, said(key(2), 1)) is Reason.FULL
+    accepted(book, said(key(5), 1))
+    assert authors(book) == {key(1).account, key(5).account}
+
+
 def test_who_makes_room_in_a_full_book() -> None:
     book = full_book(1, 0, 1)
     assert refused(book, said(key(9), 1, slots_free=0)) is Reason.FULL

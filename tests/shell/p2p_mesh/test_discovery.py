@@ -266,6 +266,14 @@ async def test_only_addresses_on_the_askers_own_host_are_passed_on(setting: Sett
     )
 
 
+async def test_a_neighbour_on_this_machine_may_name_the_machines_addresses() -> None:
+    setting = Setting(Town("/ip4/192.168.1.5/tcp/4000"))
+    setting.town.link_from(account(1), "127.0.0.1")
+    await setting.ask(account(1), PeersQuestion(8, (at(1, "192.168.1.5"), at(1, "192.168.1.6"))).encode())
+    trusts = {a.text: a.trust for a in setting.book.peers()[0].addresses}
+    assert trusts == {at(1, "192.168.1.5"): Trust.SEEN, at(1, "192.168.1.6"): Trust.OWN_WORD}
+
+
 async def test_nobody_speaks_for_another_peer(setting: Setting) -> None:
     setting.town.link_from(account(1), "127.0.0.1")
     await setting.ask(account(1), PeersQuestion(8, (at(2),)).encode())
