@@ -2,7 +2,8 @@
 
 Most defects are mended by a subclass that is used instead of the library's class; three need a change of a
 name inside the library and are applied by `patch_process`, once. Every class and function names the defect,
-where it was seen, and when it can go. The version is pinned; `tests/shell/p2p_host` shows each attack. The
+where it was seen, and when it can go. The version is pinned. `tests/shell/p2p_host/test_p2p_bare_library.py`
+reproduces the worst of them on the library as it comes, `test_p2p_attacks.py` shows them failing here. The
 muxer (`p2p.muxer`), gossip (`p2p.pubsub`) and the routing table (`p2p.routing`) are mended in their modules.
 """
 

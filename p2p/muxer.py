@@ -1,7 +1,7 @@
 """Streams over one connection: our own yamux session in place of libp2p 0.8.1's (SPEC.md §9).
 
 Six defects of the library's session are mended by this one replacement, each shown by a test in
-`tests/shell/p2p_host/test_muxer.py`: a task cancelled inside a write corrupted the whole connection; a
+`tests/shell/p2p_host/test_p2p_muxer.py`: a task cancelled inside a write corrupted the whole connection; a
 writer without window for 5 s failed; a peer that ignored its window was only logged; streams had no cap per
 peer; a stream never closed kept its slot for ever; a header arriving in more than 100 pieces ended the
 connection. The wire format is unchanged, so every yamux peer can talk to us. It can go when the library's

@@ -1,7 +1,7 @@
 """Raw gossip: signed messages to everybody in a topic, checked before they are passed on (SPEC.md §10).
 
 gossipsub 1.1 of libp2p 0.8.1 with its inbound side replaced. What is mended, each with a test in
-`tests/shell/p2p_host/test_gossip.py`: a garbage RPC, an unparsable key or a raising validator ended the node;
+`tests/shell/p2p_host/test_p2p_attacks.py`: a garbage RPC, an unparsable key or a raising validator ended the node;
 one RPC with 8,000 messages froze it; control messages for unknown topics grew memory without end; message
 numbers repeated after a restart, so that 55 of 60 messages were lost; the "adaptive" mode slowed the
 heartbeat from 1 s to 60 s; a table of deliveries was never emptied. It goes when the library passes those.

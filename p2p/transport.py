@@ -1,7 +1,7 @@
 """TCP for libp2p, with limits that apply before the library sees a socket (SPEC.md §9).
 
 Replaces the library's transport, whose defects each class names, with the tests in
-`tests/shell/p2p_host/test_p2p_admission.py`.
+`tests/shell/p2p_host/test_p2p_attacks.py`.
 """
 
 from __future__ import annotations
