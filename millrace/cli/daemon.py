@@ -30,11 +30,13 @@ __all__ = [
     "end_process",
     "log_size",
     "log_tail",
+    "node_command",
     "node_pid",
     "only_one_starts",
     "pid_lives",
     "start_node",
     "wait_until",
+    "write_pid",
 ]
 
 NODE_MODULE: Final = "millrace.node"
