@@ -22,6 +22,8 @@ __all__ = ["Capacity", "Machine", "compose_advert", "fuel_price", "measure_machi
 SECONDS_PER_HOUR: Final = 3_600
 TERA: Final = 10**12
 ADVERT_ADDRESSES_MAX: Final = 8
+SLOTS_MAX: Final = 64
+"""What one runner runs at once; a larger machine runs a second node (another profile)."""
 _CGROUP_MEMORY: Final = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -60,8 +62,8 @@ def measure_machine() -> Machine:
 
 
 def offered(machine: Machine, cpu_percent: int, memory_percent: int) -> Capacity:
-    """The owner's share of `machine`: whole cores, at least one as long as anything is lent."""
-    slots = max(1, machine.cores * cpu_percent // 100) if cpu_percent else 0
+    """The owner's share of `machine`: whole cores, at least one as long as anything is lent, at most SLOTS_MAX."""
+    slots = min(SLOTS_MAX, max(1, machine.cores * cpu_percent // 100)) if cpu_percent else 0
     return Capacity(slots, machine.memory_bytes * memory_percent // 100)
 
 

@@ -28,7 +28,8 @@ def test_this_machine_has_something() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "percent", "slots"), [(2, 50, 1), (1, 50, 1), (8, 50, 4), (8, 0, 0), (3, 100, 3), (64, 1, 1)]
+    ("cores", "percent", "slots"),
+    [(2, 50, 1), (1, 50, 1), (8, 50, 4), (8, 0, 0), (3, 100, 3), (64, 1, 1), (256, 100, 64)],
 )
 def test_slots_are_whole_cores_and_at_least_one_if_any(cores: int, percent: int, slots: int) -> None:
     assert offered(Machine(cores, 1_000), percent, 25) == Capacity(slots, 250)
