@@ -23,7 +23,7 @@ from ledger.core.events import Saved
 from ledger.core.votes import Certificate, Vote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ledger.core.ballots import Evidence
@@ -63,6 +63,7 @@ CREATE TABLE evidence (witness BLOB NOT NULL, slot INTEGER NOT NULL, first BLOB 
     PRIMARY KEY (witness, slot)) STRICT, WITHOUT ROWID;
 CREATE TABLE signed (account BLOB NOT NULL, entry_id BLOB NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL,
     status TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (account, entry_id)) STRICT, WITHOUT ROWID;
+CREATE INDEX pending ON signed (account, seq) WHERE status = 'pending';
 CREATE TABLE vouchers (lock_id BLOB PRIMARY KEY, cumulative INTEGER NOT NULL, signature BLOB NOT NULL)
     STRICT, WITHOUT ROWID;
 """
@@ -298,9 +299,13 @@ class Store:
 
     # The wallet.
 
-    def save_signed(self, entry: Entry) -> None:
-        """Make a signed entry durable before it is sent."""
+    def save_signed(self, entry: Entry, settled: Sequence[Entry] = ()) -> None:
+        """Make a signed entry durable before it is sent, and note in passing that `settled` ones are final."""
         with _translated(self.path), self._transaction() as connection:
+            connection.executemany(
+                "UPDATE signed SET status = 'final' WHERE account = ? AND entry_id = ?",
+                [(done.account, done.entry_id(self.genesis.network_id)) for done in settled],
+            )
             connection.execute(
                 "INSERT OR REPLACE INTO signed VALUES (?, ?, ?, ?, 'pending', '')",
                 (entry.account, entry.entry_id(self.genesis.network_id), entry.seq, entry.encode()),
@@ -314,9 +319,10 @@ class Store:
                 (status, detail, entry.account, entry.entry_id(self.genesis.network_id)),
             )
 
-    def signed(self, account: AccountId) -> list[SignedEntry]:
-        """Every entry that this account signed here, in order of sequence."""
-        query = "SELECT data, entry_id, status, detail FROM signed WHERE account = ? ORDER BY seq"
+    def signed(self, account: AccountId, *, pending_only: bool = False) -> list[SignedEntry]:
+        """Every entry that this account signed here, or those of unknown fate, in order of sequence."""
+        which = "AND status = 'pending'" if pending_only else ""
+        query = f"SELECT data, entry_id, status, detail FROM signed WHERE account = ? {which} ORDER BY seq"  # noqa: S608
         with _translated(self.path):
             rows = self._reader.execute(query, (account,)).fetchall()
         try:

@@ -96,6 +96,9 @@ class Wallet:
         self._clock_ms = clock_ms
         self._turn = trio.Lock()
         self._is_current = False
+        # Entries seen final, to be marked so with the next one that is saved: a crash only makes the next start look
+        # them up again, so they are not worth a wait for the disk of their own.
+        self._settled: list[Entry] = []
 
     async def submit(
         self, action: Action, *, fee: int | None = None, timeout_s: float = 30.0, valid_ms: int = VALID_MS
@@ -120,7 +123,8 @@ class Wallet:
                 )
                 self._refuse_early(entry)
                 entry_id = entry.entry_id(self._genesis.network_id)
-                self.store.save_signed(entry)  # 1: durable before anyone sees it
+                self.store.save_signed(entry, self._settled)  # 1: durable before anyone sees it
+                self._settled.clear()
                 return await self._settle(entry, entry_id)
         raise EntryPending(entry_id)
 
@@ -128,10 +132,14 @@ class Wallet:
         """After a restart, settle what was signed before it; returns when nothing is pending."""
         async with self._turn:
             await self._finish_pending()
+            for item in self.store.signed(self.account, pending_only=True):
+                if self.follower.receipt(item.entry_id) is not None:
+                    self.store.mark_signed(item.entry, "final")
 
     def pending(self) -> tuple[Entry, ...]:
         """Signed entries whose fate is open."""
-        return tuple(item.entry for item in self.store.signed(self.account) if item.status == "pending")
+        signed = self.store.signed(self.account, pending_only=True)
+        return tuple(item.entry for item in signed if self.follower.receipt(item.entry_id) is None)
 
     def record_voucher(self, voucher: Voucher) -> None:
         """Keep a voucher, durably, before it is relied on or sent; of each lock the highest sum is kept."""
@@ -158,7 +166,7 @@ class Wallet:
             status = "expired" if isinstance(refusal, EntryExpired) else "refused"
             self.store.mark_signed(entry, status, str(refusal))
             raise
-        self.store.mark_signed(entry, "final")
+        self._settled.append(entry)
         return receipt
 
     async def _send_until_final(self, entry: Entry, entry_id: bytes) -> Receipt:
