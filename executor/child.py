@@ -35,8 +35,8 @@ UNITS_MAX: Final = 64
 _PRIORITY: Final = 5
 """Lower than the node's, which must keep answering its peers while strangers' units use every core."""
 _OPEN_FILES_MAX: Final = 256
-_INTERPRETER_DATA_BYTES: Final = 192 << 20
-"""Writable memory of an interpreter with wasmtime (about 40 MB), and room for the host side of a unit."""
+_INTERPRETER_DATA_BYTES: Final = 96 << 20
+"""Writable memory of an interpreter with wasmtime (about 15 MB), and room for the host side of a unit."""
 _READ_BYTES: Final = 1 << 18
 
 
