@@ -50,6 +50,8 @@ MODULE_S: Final = 60.0
 COMPILE_S: Final = 150.0
 SILENCE_S: Final = 120.0
 """A buyer that says nothing this long, on top of four times the units' wall-clock limit, is gone."""
+HELD_BYTES_MAX: Final = 64 << 20
+"""Results that one lease may make a worker keep until they are judged."""
 _MESSAGE_TYPES: Final = get_args(Message)
 
 
@@ -79,6 +81,8 @@ def terms_problem(terms: Terms, policy: LeasePolicy, now_ms: int) -> str | None:
     ):
         if asked > most:
             return f"{name} {asked} is over {most}"
+    if terms.window_units * terms.output_bytes_max > HELD_BYTES_MAX:
+        return f"a window of results may hold {HELD_BYTES_MAX} bytes at most"
     if terms.expiry_ms - now_ms < 2 * policy.expiry_margin_ms:
         return f"the lock would expire in {terms.expiry_ms - now_ms} ms; {2 * policy.expiry_margin_ms} are needed"
     return None
@@ -164,6 +168,9 @@ class WorkerLease:
             self._units.clear()
             self._module.clear()
             return stops + actions
+        if self.terms is not None and self._unpaid > self.terms.window_units:
+            # Not raised in `_verdicts`: a voucher that came with the last straw is kept first.
+            return actions + self.feed(lease.Fault(f"{self._unpaid} more units unpaid than paid"), now_s)
         return [*actions, Wake(self._wake_s())]
 
     def _running(self) -> list[int]:
@@ -291,12 +298,9 @@ class WorkerLease:
             unit = self._units.pop(item.unit)
             if unit.phase is Phase.ASSIGNED:
                 actions.append(lease.StopUnit(item.unit))
-            elif item.code is not VerdictCode.PAID and (unit.outcome is None or unit.outcome.deterministic):
-                self._unpaid += 1
+            self._unpaid = max(0, self._unpaid + _unpaid_change(item.code, unit))
         self.voucher = voucher or self.voucher
         self._heard(now_s)
-        if self._unpaid > terms.window_units:
-            raise RemoteProtocolError(f"{self._unpaid} units done and not paid")
         return actions
 
     def _due(self, item: messages.Verdict) -> int:
@@ -353,6 +357,16 @@ class WorkerLease:
 
 class _Declined(Exception):
     """We do not want this lease; nobody did anything wrong."""
+
+
+def _unpaid_change(code: VerdictCode, unit: _Unit) -> int:
+    """A paid unit makes up for an unpaid one; our own timeouts and crashes nobody owes us for.
+
+    A unit taken back while it ran counts as well, or a buyer could have everything begun and nothing paid.
+    """
+    if code is VerdictCode.PAID:
+        return -1
+    return 0 if unit.outcome is not None and not unit.outcome.deterministic else 1
 
 
 def _check_task(data: bytes, terms: Terms) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 
-from executor.core.limits import Limits
+from executor.core.limits import CEILINGS, Limits
 from executor.core.outcome import Status
 from ledger.core.encoding import NetworkId
 from ledger.core.entries import Expire, sign_entry
@@ -200,6 +201,14 @@ def test_worker_declines_terms_beyond_its_policy(changes: dict[str, int], why: s
     assert terms_problem(ex.TERMS, ex.POLICY, ex.NOW_MS) is None
 
 
+def test_worker_declines_to_hold_more_results_than_its_memory_should() -> None:
+    generous = replace(ex.POLICY, ceilings=CEILINGS, window_units_max=256)
+    terms = ex.terms(window_units=33, output_bytes_max=2 << 20)
+    assert "results" in (terms_problem(terms, generous, ex.NOW_MS) or "")
+    terms = ex.terms(window_units=32, output_bytes_max=2 << 20)
+    assert terms_problem(terms, generous, ex.NOW_MS) is None
+
+
 def test_worker_refuses_terms_that_are_not_this_buyers() -> None:
     machine = ex.worker_in(WorkerState.NEW)
     _is_fault(machine.feed(messages.Propose(ex.TERMS, bytes(64)), 0.0), "signature")
@@ -339,7 +348,7 @@ def test_worker_works_unpaid_for_one_window_at_most() -> None:
         assert ex.ended(actions) is None
         machine.feed(messages.Units((messages.Unit(1, ex.task()),)), 0.0)
         machine.feed(lease.Done(1, ex.outcome(), ex.SALT), 0.0)
-    _is_fault(machine.feed(messages.Verdicts((refused,), None), 0.0), "not paid")
+    _is_fault(machine.feed(messages.Verdicts((refused,), None), 0.0), "unpaid")
 
 
 def test_a_superseded_unit_is_stopped_and_its_answer_dropped() -> None:
@@ -347,6 +356,34 @@ def test_a_superseded_unit_is_stopped_and_its_answer_dropped() -> None:
     stop = messages.Verdicts((messages.Verdict(2, VerdictCode.SUPERSEDED),), None)
     assert lease.StopUnit(2) in machine.feed(stop, 0.0)
     assert ex.sent(machine.feed(lease.Done(2, ex.outcome(), ex.SALT), 0.0)) == []
+
+
+def test_a_buyer_cannot_have_everything_begun_and_taken_back() -> None:
+    machine = ex.worker_in(WorkerState.RUNNING)
+    taken_back = (messages.Verdict(2, VerdictCode.SUPERSEDED),)
+    for _ in range(ex.TERMS.window_units):
+        assert ex.ended(machine.feed(messages.Verdicts(taken_back, None), 0.0)) is None
+        machine.feed(messages.Units((messages.Unit(2, ex.task()),)), 0.0)
+    machine.feed(messages.Reveal((1,)), 0.0)
+    machine.feed(messages.Verdicts(_paid(1, 5), ex.voucher(5)), 0.0)  # makes up for one
+    assert ex.ended(machine.feed(messages.Verdicts(taken_back, None), 0.0)) is None
+    machine.feed(messages.Units((messages.Unit(2, ex.task()),)), 0.0)
+    _is_fault(machine.feed(messages.Verdicts(taken_back, None), 0.0), "unpaid")
+
+
+def test_the_voucher_beside_the_last_straw_is_kept() -> None:
+    machine = ex.worker_in(WorkerState.RUNNING)
+    taken_back = messages.Verdict(2, VerdictCode.SUPERSEDED)
+    for _ in range(ex.TERMS.window_units):
+        machine.feed(messages.Verdicts((taken_back,), None), 0.0)
+        machine.feed(messages.Units((messages.Unit(2, ex.task()),)), 0.0)
+    more = tuple(messages.Unit(n, ex.task()) for n in (3, 4))
+    machine.feed(messages.Units(more), 0.0)
+    machine.feed(messages.Reveal((1,)), 0.0)
+    rest = tuple(messages.Verdict(n, VerdictCode.SUPERSEDED) for n in (2, 3))
+    actions = machine.feed(messages.Verdicts((*_paid(1, 5), *rest), ex.voucher(5)), 0.0)
+    assert actions[0] == lease.KeepVoucher(ex.voucher(5))
+    _is_fault(actions, "unpaid")
 
 
 def test_timeouts_are_not_counted_as_unpaid_work() -> None:
