@@ -14,7 +14,7 @@ import trio
 
 from ledger.archive import Archive
 from ledger.core.block import FinalBlock
-from ledger.core.chain import BadBlock, Tip
+from ledger.core.chain import BadBlock, ForkError, Tip
 from ledger.core.encoding import WireError
 from ledger.core.entries import verify_entry
 from ledger.core.keys import AccountId, peer_id
@@ -100,6 +100,8 @@ class Follower:
         self.request = request
         self.sources = sources
         self._turn = 0
+        self.fork: ForkError | None = None
+        """Proof that more than f witnesses lied, once a source has shown it: tell the owner, rely on nothing new."""
         self._visit = trio.CancelScope()
 
     @property
@@ -180,6 +182,9 @@ class Follower:
                 final += self.archive.chain.accept(block, is_verified=_was_checked)
             except BadBlock as error:
                 fault = error
+                if isinstance(error, ForkError):
+                    self.fork = error
+                    _log.critical("ledger: witnesses made two chains final: %s", error)
                 break
         # What held before the wrong block is final, whoever said it.
         if final:

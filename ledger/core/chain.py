@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ledger.core.merkle import Peaks
     from ledger.core.votes import Certificate
 
-__all__ = ["CANDIDATES_MAX", "EPOCH", "BadBlock", "Candidate", "Chain", "Tip"]
+__all__ = ["CANDIDATES_MAX", "EPOCH", "BadBlock", "Candidate", "Chain", "ForkError", "Tip"]
 
 EPOCH: Final = 0
 """The only epoch until ROTATE exists."""
@@ -41,6 +41,17 @@ CANDIDATES_MAX: Final = 1024
 
 class BadBlock(ValueError):
     """A block that is said to be final breaks a rule; the text says which. Its source is lying or broken."""
+
+
+class ForkError(BadBlock):
+    """A quorum made a block final that does not descend from ours: more than f witnesses lied.
+
+    `other` and our own last final block are the proof: whoever signed for both is a liar (SPEC.md §6, R6.18).
+    """
+
+    def __init__(self, other: FinalBlock) -> None:
+        super().__init__(f"block {other.header.height} is certified, and on another chain than ours")
+        self.other = other
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +204,8 @@ class Chain:
         if header.height <= self.tip.height:
             return []
         if not self.holds(header.parent_hash):
+            if header.height == self.tip.height + 1 and block.is_final and block.verify(self.genesis):
+                raise ForkError(block)
             raise BadBlock(f"block {header.height} does not follow from height {self.tip.height}")
         if not block.verify(self.genesis):
             raise BadBlock(f"block {header.height} lacks a quorum's certificate")

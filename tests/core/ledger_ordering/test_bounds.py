@@ -9,7 +9,7 @@ import pytest
 from ledger.core import mempool
 from ledger.core.ballots import SLOTS_AHEAD_MAX, Ballots
 from ledger.core.block import FinalBlock
-from ledger.core.chain import BadBlock, Chain
+from ledger.core.chain import BadBlock, Chain, ForkError
 from ledger.core.encoding import Kind
 from ledger.core.entries import Transfer, sign_entry
 from ledger.core.mempool import Mempool
@@ -132,6 +132,25 @@ def test_a_reader_refuses_blocks_that_break_a_rule_and_keeps_its_place() -> None
     assert (chain.tip.height, chain.log.size) == (1, 1)
     assert chain.accept(machine.final[0]) == [], "a repeat changes nothing"
     assert len(chain.accept(second)) == 1
+
+
+def test_a_fork_is_told_from_a_lying_source() -> None:
+    """The lone witness signs two chains: the second one's certified block proves it."""
+    one = genesis(1)
+    honest, forked = Machine(one, 0), Machine(one, 0)
+    honest.submit(entry(one))
+    forked.submit(entry(one, amount=6))
+    forked.submit(entry(one, seq=2))
+    chain = Chain(one)
+    chain.accept(honest.final[0])
+    with pytest.raises(ForkError) as caught:
+        chain.accept(forked.final[1])
+    assert caught.value.other == forked.final[1]
+    bare = replace(forked.final[1].certificate, signatures=(b"\1" * 64,))
+    with pytest.raises(BadBlock) as plain:
+        chain.accept(replace(forked.final[1], certificate=bare))
+    assert not isinstance(plain.value, ForkError)
+    assert chain.tip.block_hash == honest.final[0].certificate.block_hash
 
 
 def test_slot_timers_grow_run_once_and_only_while_asked_to() -> None:
