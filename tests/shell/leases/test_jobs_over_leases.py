@@ -11,6 +11,7 @@ import trio
 from executor.core.outcome import Outcome, Status
 from millrace.core import progress
 from millrace.core.cost import unit_cost
+from millrace.journal import JournalError
 from millrace.leases import OrderRefused, OverBudget
 from tests.shell.leases.lease_mill import BUYER, MODULE, PRICE, TestRunner, honest, open_market, tasks
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from executor.core.task import WasmTask
+    from ledger.core.entries import Voucher
 
 
 def lie(task: WasmTask) -> Outcome:
@@ -229,3 +231,32 @@ async def test_offers_that_no_terms_could_carry_are_passed_over(autojump_clock: 
         assert not report.failures
         with pytest.raises(OrderRefused):
             await market.run(tasks(4), offers=(own, dear))
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["and not kept", "but kept"])
+async def test_a_worker_whose_disk_fails_loses_one_voucher_at_most(
+    autojump_clock: MockClock, kept: bool
+) -> None:
+    """The third voucher meets a full disk, before or after it is durable: the lease ends, the node goes on."""
+    async with open_market() as market:
+        unlucky = market.add_mill(0)
+        for n in range(1, 3):
+            market.add_mill(n)
+        keep, seen = unlucky.journal.keep_voucher, []
+
+        def failing(lease_id: bytes, voucher: Voucher) -> None:
+            seen.append(voucher)
+            if len(seen) != 3 or kept:
+                keep(lease_id, voucher)
+            if len(seen) == 3:
+                raise JournalError("disk full")
+
+        unlucky.journal.keep_voucher = failing  # type: ignore[method-assign]
+        work = tasks(30)
+        report = await market.run(work)
+        await market.claims_done()
+        assert report.outcomes == tuple(honest(task) for task in work)
+        assert len(seen) == 3
+        assert market.town.balance(unlucky.account) == seen[2 if kept else 1].cumulative
+        assert unlucky.server.active == 0
+        market.town.check_books()
