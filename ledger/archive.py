@@ -12,7 +12,7 @@ import trio
 
 from ledger.core.block import FinalBlock
 from ledger.core.receipt import Receipt, receipt_for
-from ledger.store import Batch, Store, StoreFullError
+from ledger.store import Batch, Store, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["RETRY_S", "Archive"]
 
 RETRY_S: Final = 2.0
-"""How long a full disk is left alone before the same batch is tried again."""
+"""How long a disk that refuses is left alone before the same batch is tried again."""
 BLOCKS_PER_READ: Final = 64
 READ_BYTES_MAX: Final = 1 << 20
 
@@ -44,9 +44,10 @@ class Archive:
         self._turn = trio.CapacityLimiter(1)
 
     async def write(self, batch: Batch) -> None:
-        """Make `batch` durable, however long the disk takes: a full disk is tried again every RETRY_S.
+        """Make `batch` durable, however long that takes: a disk that refuses is tried again every RETRY_S.
 
-        Until then the caller waits, so nothing that depends on the batch leaves this node (SPEC.md §6).
+        Until then the caller waits, so nothing that depends on the batch leaves this node (SPEC.md §6), `trouble` says
+        why, and reads go on.
         """
         while True:
             try:
@@ -55,7 +56,7 @@ class Archive:
                     await trio.to_thread.run_sync(self.store.write, batch, limiter=self._turn)
                 else:
                     self.store.write(batch)
-            except StoreFullError as error:
+            except StoreError as error:
                 self.trouble = str(error)
                 await trio.sleep(RETRY_S)
                 continue
