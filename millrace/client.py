@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from ledger.core.amounts import format_credits, parse_credits
 from millrace.endpoint import Endpoint
-from millrace.errors import BudgetExceeded, MillraceError, UsageError
+from millrace.errors import BudgetExceeded, InsufficientCredit, MillraceError, NoPeers, UsageError
 from millrace.paths import find_paths
 from millrace.results import Completed, Job, Results
 
@@ -245,7 +245,8 @@ class Client:
     ) -> None:
         """Reserve the cap, hand the job to the node, and read its stream in a thread of its own."""
         code = _module(module)
-        cap = self._budget.reserve(None if max_cost is None else _micro(max_cost, "max_cost"))
+        reservation = self._budget.reserve(None if max_cost is None else _micro(max_cost, "max_cost"))
+        results.on_paid = reservation.settle
         try:
             with self._lock:
                 if self._closed:
@@ -254,31 +255,32 @@ class Client:
                     "job.run",
                     module=code,
                     units=[{"args": list(unit.args), "stdin": unit.stdin} for unit in units],
-                    options={**options, "max_cost": cap},
+                    options={**options, "max_cost": reservation.amount},
                 )
                 self._running.add(results)
         except BaseException:
-            self._budget.settle(cap, 0)
+            reservation.settle(0)
             raise
 
         def read() -> None:
             try:
                 results.run(stream)
             finally:
-                self._finish(results, cap)
+                self._finish(results, reservation)
                 if then is not None:
                     then()
 
         threading.Thread(target=read, name="millrace-job", daemon=True).start()
 
-    def _finish(self, results: Results[Any], cap: int | None) -> None:
+    def _finish(self, results: Results[Any], reservation: _Reservation) -> None:
         with self._lock:
             self._running.discard(results)
         try:
-            cost = results.cost
+            reservation.settle(results.cost)
+        except (BudgetExceeded, InsufficientCredit, NoPeers, UsageError):
+            reservation.settle(0)  # each of these comes before anything is sent
         except MillraceError:
-            cost = cap or 0  # how much was paid is not known here: count all of it, never too little
-        self._budget.settle(cap, cost)
+            reservation.settle(None)
 
 
 class _Budget:
@@ -288,11 +290,11 @@ class _Budget:
         self._left = total
         self._lock = threading.Lock()
 
-    def reserve(self, wanted: int | None) -> int | None:
+    def reserve(self, wanted: int | None) -> _Reservation:
         """Set `wanted` aside, or all that is left when a job names no cap."""
         with self._lock:
             if self._left is None:
-                return wanted
+                return _Reservation(self, wanted)
             amount = self._left if wanted is None else wanted
             if amount > self._left or amount == 0:
                 raise BudgetExceeded(
@@ -302,13 +304,32 @@ class _Budget:
                     "lower max_cost, or make a Client with a larger budget",
                 )
             self._left -= amount
-            return amount
+            return _Reservation(self, amount)
 
-    def settle(self, reserved: int | None, cost: int) -> None:
-        """Give back what was set aside and not spent."""
+    def give_back(self, amount: int) -> None:
+        """What was set aside and not spent."""
         with self._lock:
-            if self._left is not None and reserved is not None:
-                self._left += max(0, reserved - cost)
+            if self._left is not None:
+                self._left += amount
+
+
+class _Reservation:
+    """What one job may cost. It is settled once, as soon as its cost is known."""
+
+    def __init__(self, budget: _Budget, amount: int | None) -> None:
+        self.amount = amount
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._settled = False
+
+    def settle(self, cost: int | None) -> None:
+        """The job cost `cost`; None when nobody knows: then all of it counts as spent, never too little."""
+        with self._lock:
+            if self._settled:
+                return
+            self._settled = True
+        if self.amount is not None and cost is not None:
+            self._budget.give_back(max(0, self.amount - cost))
 
 
 def _micro(credits_: Credits, what: str) -> int:

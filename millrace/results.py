@@ -84,6 +84,8 @@ class Results(Generic[T]):
         self._ordered = ordered
         self._return_exceptions = return_exceptions
         self._on_event = on_event
+        self.on_paid: Callable[[int], None] | None = None
+        """Told what the job costs, once no more of it can be paid: before its last result is handed out."""
         self._changed = threading.Condition()
         self._arrived: dict[int, Completed | MillraceError] = {}
         self._order: list[int] = []
@@ -178,6 +180,8 @@ class Results(Generic[T]):
         name = event.get("event")
         if name == "job_started":
             self._job_id = str(event.get("job_id", ""))
+        elif name == "job_ended" and self.on_paid is not None:
+            self.on_paid(int(event.get("paid", 0)))
         elif name in ("result", "no_result"):
             unit = int(event.get("unit", -1))
             with self._changed:

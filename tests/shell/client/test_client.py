@@ -157,6 +157,23 @@ def test_budget_is_reserved_before_and_given_back_after(path: Path) -> None:
         assert seen == [60, 90]  # 100 - 10 spent by the first
 
 
+def test_the_next_job_can_be_paid_as_soon_as_the_last_result_is_there(path: Path) -> None:
+    release = threading.Event()
+
+    async def run(params: dict[str, Any], emit: Emit) -> object:
+        await emit({"event": "job_ended", "job_id": "00", "accepted": 1, "failed": 0, "paid": 10})
+        await emit(result_event(0, b"done"))
+        await trio.to_thread.run_sync(release.wait)  # the claims settle later
+        return {"job_id": "00", "cost": 10}
+
+    with serving(path, job_run=run), Client(endpoint=path, budget="0.000025") as client:
+        for _ in range(2):
+            assert [done.stdout for done in client.wasm_map(b"m", [b""])] == [b"done"]
+        with pytest.raises(BudgetExceeded, match=r"0\.000005"):
+            client.wasm_map(b"m", [b""], max_cost="0.00001")
+        release.set()
+
+
 def test_cancel_reaches_the_node(path: Path) -> None:
     gone = threading.Event()
 
