@@ -431,7 +431,7 @@ CAMPAIGNS: dict[str, tuple[dict[str, object], bool]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=200)
     seeds = parser.parse_args().seeds
     failed = False
     for name, (fields, is_safe) in CAMPAIGNS.items():
