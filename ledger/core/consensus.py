@@ -30,7 +30,7 @@ _PROPOSAL, _VOTE, _CERTIFICATE, _ASK, _RELAY = range(1, 6)
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """I am in `slot`, my last final block is of `final_slot`: send what I lack, and proposal `block_hash`, if any."""
+    """I need certificates from `slot` on, my last final block is of `final_slot`, and I lack proposal `block_hash`."""
 
     slot: int
     final_slot: int
