@@ -160,6 +160,7 @@ class Client:
             1, ordered=True, return_exceptions=True, on_event=None
         )
         job = Job(results)
+        results.on_event = job.hear
         units = [Unit(tuple(args), stdin)]
         options = _options(verify, needs, timeout, limits)
         self._start(module, units, results, max_cost=max_cost, options=options, then=job.finish)

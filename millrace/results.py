@@ -83,7 +83,8 @@ class Results(Generic[T]):
         self._units = units
         self._ordered = ordered
         self._return_exceptions = return_exceptions
-        self._on_event = on_event
+        self.on_event = on_event
+        """Called in the reader thread for every event of the job."""
         self.on_paid: Callable[[int], None] | None = None
         """Told what the job costs, once no more of it can be paid: before its last result is handed out."""
         self._changed = threading.Condition()
@@ -189,8 +190,8 @@ class Results(Generic[T]):
                     self._arrived[unit] = read_result(event)
                     self._order.append(unit)
                     self._changed.notify_all()
-        if self._on_event is not None:
-            self._on_event(event)
+        if self.on_event is not None:
+            self.on_event(event)
 
     def _wait_for(self, position: int) -> Completed | MillraceError:
         def there() -> bool:
@@ -241,16 +242,26 @@ class Job(Future[Completed]):
         self._results.cancel()
         return True
 
+    def hear(self, event: dict[str, Any]) -> None:
+        """Take the result as soon as it is there; called in the reader thread for every event of the job."""
+        if event.get("event") in ("result", "no_result") and not self.done():
+            self._take(read_result(event))
+
     def finish(self) -> None:
-        """Take the one result over from `results`; called once the job is over, by its reader thread."""
+        """The job is over: without a result, what ended it is the outcome. Called by the reader thread."""
+        if self.done():
+            return
         try:
             for result in self._results:
-                if isinstance(result, Completed):
-                    self.set_result(result)
-                else:
-                    self.set_exception(result)
+                self._take(result)
         except MillraceError as error:
             self.set_exception(error)
+
+    def _take(self, result: Completed | MillraceError) -> None:
+        if isinstance(result, Completed):
+            self.set_result(result)
+        else:
+            self.set_exception(result)
 
 
 def read_result(event: dict[str, Any]) -> Completed | MillraceError:

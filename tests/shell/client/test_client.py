@@ -171,7 +171,11 @@ def test_the_next_job_can_be_paid_as_soon_as_the_last_result_is_there(path: Path
             assert [done.stdout for done in client.wasm_map(b"m", [b""])] == [b"done"]
         with pytest.raises(BudgetExceeded, match=r"0\.000005"):
             client.wasm_map(b"m", [b""], max_cost="0.00001")
+        single = client.wasm(b"m", max_cost="0.000005")
+        assert single.result(5).stdout == b"done"
+        assert not single.cancel()
         release.set()
+        assert single.cost == 10
 
 
 def test_cancel_reaches_the_node(path: Path) -> None:
