@@ -72,6 +72,11 @@ def linked(mesh: Mesh) -> set[AccountId]:
     return {link.account for link in mesh.host.links()}
 
 
+def refusals(mesh: Mesh) -> dict[str, int]:
+    """Refused envelopes by reason, without repeats: gossip and reconciliation may both bring the same one."""
+    return {reason: count for reason, count in mesh.status().refused.items() if reason != "repeat"}
+
+
 class Mill:
     """Opens numbered nodes, each with its own folder that survives closing."""
 
