@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Answers"]
 
 SEND_TIMEOUT_S: Final = 30.0
+LISTED_MAX: Final = 1_000
+"""Peers or offers in one answer: more would not fit a frame, nor anybody's screen."""
 TIMELINE_BYTES_MAX: Final = 2 << 20
 """A long job's timeline is cut to its newest events, so that the answer fits a frame."""
 
@@ -150,14 +152,14 @@ class Answers:
                     "offer": self._offer(offer) if offer else None,
                 }
             )
-        return {"peers": listed}
+        return {"peers": listed[:LISTED_MAX], "left_out": max(0, len(listed) - LISTED_MAX)}
 
     async def _offers(self, params: dict[str, Any], _emit: Emit) -> object:
         kind = params["kind"]
-        offers = self._node.mesh.adverts.items(self._node.clock_ms())
-        return {
-            "offers": [self._offer(offer) for offer in offers if kind is None or kind in offer.advert.kinds]
-        }
+        heard = self._node.mesh.adverts.items(self._node.clock_ms())
+        offers = [offer for offer in heard if kind is None or kind in offer.advert.kinds]
+        listed = [self._offer(offer) for offer in offers[:LISTED_MAX]]
+        return {"offers": listed, "left_out": len(offers) - len(listed)}
 
     def _offer(self, offer: Offer) -> dict[str, Any]:
         advert = offer.advert
