@@ -160,6 +160,20 @@ class GuardedSwarm(Swarm):
             raise SwarmException(f"{peer} is not welcome here")
         return await super().add_conn(muxed_conn, direction)
 
+    async def upgrade_outbound_raw_conn(
+        self, raw_conn: IRawConnection, peer_id: ID, pre_scope: object = None
+    ) -> SwarmConn:
+        """A dial cancelled, or failing oddly, inside the noise handshake left its socket open.
+
+        Whatever ends the handshake closes the socket here. Goes when the library closes it on any exception.
+        """
+        try:
+            return await super().upgrade_outbound_raw_conn(raw_conn, peer_id, pre_scope)
+        except BaseException:
+            with trio.CancelScope(shield=True), trio.move_on_after(CLOSE_TIMEOUT_S):
+                await raw_conn.close()
+            raise
+
     async def accept(self, stream: ReadWriteCloser, maddr: Multiaddr) -> None:
         """A socket that a listener let in; returns once the connection stands or has failed."""
         await self._handle_inbound_connection(stream, maddr)

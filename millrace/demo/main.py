@@ -62,9 +62,10 @@ def run(argv: Sequence[str]) -> int:
     stage = Stage(quiet=options.quiet or options.json)
     verdict = Verdict()
     started = time.monotonic()
-    root = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
     previous = {each: signal.signal(each, _interrupt) for each in STOP_SIGNALS}
+    root: Path | None = None
     try:
+        root = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
         with stage:
             verdict.checks = _perform(root, stage, options, verdict.figures)
     except KeyboardInterrupt:
@@ -74,10 +75,11 @@ def run(argv: Sequence[str]) -> int:
     except (RuntimeError, OSError, ValueError) as error:
         verdict.problem, verdict.code = f"{type(error).__name__}: {error}", EXIT_FAILED
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        if root is not None:
+            shutil.rmtree(root, ignore_errors=True)
         for each, handler in previous.items():
             signal.signal(each, handler)
-    left = leftovers(root)
+    left = leftovers(root) if root is not None else []
     verdict.checks.append(
         Check("no process, socket or folder is left", not left, ", ".join(left) or "none found")
     )

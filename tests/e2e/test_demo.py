@@ -86,7 +86,7 @@ def test_interrupted_it_leaves_nothing(demo_dir: Path, how: signal.Signals) -> N
     demo = start(demo_dir)
     deadline = time.monotonic() + STOP_WAIT_S
     # nine processes with the demo's folder in their environment: the network is up
-    while len(processes_naming("millrace-demo-")) < 8 and time.monotonic() < deadline:
+    while len(processes_naming(f"{demo_dir}/millrace-demo-")) < 8 and time.monotonic() < deadline:
         assert demo.poll() is None
         time.sleep(0.05)  # waiting for processes: there is nothing else to wait on
     demo.send_signal(how)
@@ -99,7 +99,7 @@ def test_interrupted_it_leaves_nothing(demo_dir: Path, how: signal.Signals) -> N
 def test_killed_outright_its_processes_end_by_themselves(demo_dir: Path) -> None:
     demo = start(demo_dir)
     deadline = time.monotonic() + STOP_WAIT_S
-    while len(processes_naming("millrace-demo-")) < 8 and time.monotonic() < deadline:
+    while len(processes_naming(f"{demo_dir}/millrace-demo-")) < 8 and time.monotonic() < deadline:
         assert demo.poll() is None
         time.sleep(0.05)  # as above
     demo.kill()

@@ -87,6 +87,28 @@ async def test_a_peer_that_never_answers_costs_the_time_given(make_host: Factory
     await silent[0].aclose()
 
 
+async def test_a_dial_given_up_in_the_handshake_closes_its_socket(make_host: Factory) -> None:
+    host = await make_host()
+    silent = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    port = silent.socket.getsockname()[1]
+    address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_id(new_key().account)}"
+    async with trio.open_nursery() as nursery, silent:
+        dialling = trio.CancelScope()
+
+        async def dial() -> None:
+            with dialling:
+                await host.dial(address)
+
+        nursery.start_soon(dial)
+        stream = await silent.accept()
+        assert await stream.receive_some(1)  # the handshake has begun, and gets no answer
+        dialling.cancel()
+        with trio.fail_after(5):
+            while await stream.receive_some(1024):
+                pass
+        await stream.aclose()
+
+
 async def test_peers_that_dial_each_other_keep_one_connection(make_host: Factory) -> None:
     for _ in range(3):
         a, b = await make_host(), await make_host()
