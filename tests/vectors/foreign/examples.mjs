@@ -1,0 +1,263 @@
+// Every example of SPEC.md that can be computed, computed: each is reproduced from what the text says about
+// it (seeds, hashes of named texts, field values) and compared with the bytes that stand there.
+import { createHash } from "node:crypto";
+import { KIND, SigningKey, signingBytes } from "./ed25519.mjs";
+import { Replay } from "./ledger.mjs";
+import { readNetworkFile } from "./networkfile.mjs";
+import {
+  certificateFault, commitment, decodeAdvert, decodeCertificate, decodeEntry, decodeGenesis, decodeOutcome, decodeTask, decodeTerms,
+  decodeVote, decodeVoucher, decodeReceipt, entryId, entrySigned, headerHash, inclusionRoot, leafHash, nodeHash, openEnvelope,
+  outcomeDigest, readHeader, taskDigest, termsHash, termsSigned, verifyReceipt, voteSigned, voucherSigned,
+} from "./records.mjs";
+import { ZERO32, accountOfPeerId, ascii, hex, pack, peerId, sha256, u, unhex, unpack, whole } from "./wire.mjs";
+
+class Text {
+  constructor(source) {
+    this.source = source;
+  }
+  /** The n-th fenced block after `anchor`, as lines. */
+  lines(anchor, n = 1) {
+    const from = this.source.indexOf(anchor);
+    if (from < 0) throw new Error(`SPEC.md does not say: ${anchor}`);
+    return this.source.slice(from).split(/^```.*$/m)[2 * n - 1].split("\n").filter((line) => line.trim());
+  }
+  /** Its bytes: each line's words up to the first that is not hex is the remark's. */
+  bytes(anchor, n = 1) {
+    return unhex(this.lines(anchor, n).map((line) => /^(?:(?:[0-9a-f]{2})+(?:\s+|$))*/.exec(line)[0].replace(/\s/g, "")).join(""));
+  }
+  /** The first inline code span after `anchor`. */
+  span(anchor) {
+    const from = this.source.indexOf(anchor);
+    if (from < 0) throw new Error(`SPEC.md does not say: ${anchor}`);
+    return this.source.slice(from + anchor.length).split("`")[1];
+  }
+}
+
+export function examples(source) {
+  const spec = new Text(source);
+  const results = [];
+  const same = (name, got, want) => {
+    const show = (value) => (Buffer.isBuffer(value) ? hex(value) : String(value));
+    results.push({ name, ok: show(got) === show(want), ...(show(got) === show(want) ? {} : { got: show(got), want: show(want) }) });
+  };
+  const holds = (name, condition) => results.push({ name, ok: Boolean(condition) });
+  for (const section of [keys, entries, state, merkle, blocks, receipts, network, frames, envelopes, discovery, leases, tasks, services]) {
+    section(spec, same, holds);
+  }
+  return results;
+}
+
+const seed = (byte) => new SigningKey(Buffer.alloc(32, byte));
+const [alice, bob, witness] = [seed(0x0a), seed(0x0b), seed(0x01)];
+const range = (from, count) => Buffer.from(Array.from({ length: count }, (_, i) => from + i));
+const T0 = 1_700_000_000_000n;
+const HOUR = 3_600_000n;
+let genesis; // of the example network, read from the text (§8)
+let example = {}; // records of one section that later ones refer to
+
+function keys(spec, same) {
+  genesis = decodeGenesis(spec.bytes("The genesis record of the example network"));
+  const [account, id] = spec.lines("Example: the seed of 32 bytes `0a`");
+  same("§2 account of a seed", alice.account, account);
+  same("§2 peer id", peerId(alice.account), id);
+  same("§2 account of a peer id", accountOfPeerId(id), alice.account);
+}
+
+function entries(spec, same, holds) {
+  const id = genesis.networkId;
+  const head = (type, key, seq, notAfter, fee) => Buffer.concat([u(8, type), key.account, u(64, seq), u(64, notAfter), u(64, fee)]);
+  const signed = (key, body) => Buffer.concat([body, key.sign(KIND.ENTRY, id, body)]);
+  const notAfter = T0 + 120_000n;
+  const transfer = signed(alice, Buffer.concat([head(1, alice, 1, notAfter, 10), bob.account, u(64, 2_500_000), sha256(ascii("thanks"))]));
+  const lockBody = Buffer.concat([head(2, alice, 2, notAfter, 10), bob.account, u(64, 5_000_000), u(64, T0 + HOUR), Buffer.alloc(43), sha256(ascii("terms"))]);
+  const lock = signed(alice, lockBody);
+  const lockId = sha256(signingBytes(KIND.ENTRY, id, lockBody));
+  const promise = Buffer.concat([lockId, u(64, 3_000_000)]);
+  const voucher = Buffer.concat([promise, alice.sign(KIND.VOUCHER, id, promise)]);
+  const claim = signed(bob, Buffer.concat([head(3, bob, 1, notAfter, 10), voucher]));
+  const expire = signed(bob, Buffer.concat([head(4, bob, 1, T0 + HOUR + 60_000n, 0), lockId]));
+  same("§2 what a voucher signs", signingBytes(KIND.VOUCHER, id, promise), spec.bytes("What Alice signs when she promises 3 credits"));
+  same("§3 TRANSFER", transfer, spec.bytes("TRANSFER: Alice pays Bob 2.5 credits"));
+  same("§3 TRANSFER id", entryId(decodeEntry(transfer), id), spec.bytes("TRANSFER: Alice pays Bob 2.5 credits", 2));
+  same("§3 LOCK", lock, spec.bytes("LOCK: Alice sets 5 credits aside"));
+  same("§3 LOCK id", lockId, spec.bytes("LOCK: Alice sets 5 credits aside", 2));
+  same("§3 voucher", voucher, spec.bytes("The voucher by which Alice promises"));
+  same("§3 CLAIM", claim, spec.bytes("CLAIM: Bob closes the lock"));
+  same("§3 EXPIRE", expire, spec.bytes("EXPIRE: or, had he not"));
+  for (const bytes of [transfer, lock, claim, expire]) holds(`§3 ${decodeEntry(bytes).type} verifies`, entrySigned(decodeEntry(bytes), id));
+  holds("§3 voucher verifies", voucherSigned(decodeVoucher(voucher), alice.account, id));
+  example = { transfer, lock, lockId, claim };
+}
+
+function state(spec, same) {
+  const replay = new Replay(genesis);
+  const must = (condition, rule) => { if (!condition) throw new Error(rule); };
+  for (const bytes of [example.transfer, example.lock]) replay.entry(decodeEntry(bytes), T0 + 1000n, witness.account, must);
+  same("§4 snapshot", replay.snapshot(), spec.bytes("the state in bytes (a *snapshot*)"));
+  same("§4 state root", replay.root(), spec.bytes("and its root:"));
+}
+
+function merkle(spec, same) {
+  const leaves = [example.transfer, example.lock, example.claim].map(leafHash);
+  const two = nodeHash(leaves[0], leaves[1]);
+  same("§5 leaves and roots", Buffer.concat([...leaves, two, nodeHash(two, leaves[2])]), spec.bytes("The leaves of the example's three entries"));
+}
+
+function blocks(spec, same, holds) {
+  const id = genesis.networkId;
+  const root = nodeHash(leafHash(example.transfer), leafHash(example.lock));
+  const header = Buffer.concat([u(8, 1), u(32, 0), u(64, 1), u(64, 1), u(64, 0), ZERO32, u(64, T0 + 1000n), u(64, 2), root, ZERO32, u(32, 2)]);
+  const hash = headerHash(whole(header, readHeader), id);
+  const ballot = Buffer.concat([u(32, 0), u(64, 1), hash]);
+  const signature = witness.sign(KIND.FINAL, id, ballot);
+  const vote = Buffer.concat([u(8, 5), ballot, witness.account, signature]);
+  const certificate = Buffer.concat([u(8, 5), ballot, u(64, 1), signature]);
+  same("§6 ask", Buffer.concat([u(8, 4), u(64, 7), u(64, 5), ZERO32]), spec.bytes("An ask for certificates from slot 7 on"));
+  same("§6 header", header, spec.bytes("The header of the example's only block"));
+  same("§6 block hash", hash, spec.bytes("The header of the example's only block", 2));
+  same("§6 vote", vote, spec.bytes("The header of the example's only block", 3));
+  same("§6 certificate", certificate, spec.bytes("With one witness, one vote is the certificate"));
+  holds("§6 vote verifies", voteSigned(decodeVote(vote), id));
+  holds("§6 certificate verifies", certificateFault(decodeCertificate(certificate), genesis) === null);
+  Object.assign(example, { header, certificate, root });
+}
+
+function receipts(spec, same) {
+  const leaf1 = leafHash(example.lock);
+  const receipt = Buffer.concat([example.transfer, u(64, 0), u(8, 1), leaf1, example.header, example.certificate]);
+  same("§7 receipt", receipt, spec.bytes("The receipt for Alice's TRANSFER"));
+  verifyReceipt(decodeReceipt(receipt), genesis);
+  same("§7 root of the path", inclusionRoot(leafHash(example.transfer), 0n, 2n, [leaf1]), example.root);
+}
+
+function network(spec, same) {
+  const record = Buffer.concat([
+    u(8, 1), u(8, 7), ascii("example"), u(64, T0), u(32, 1000), u(64, 0), u(16, 1), witness.account, u(16, 1), alice.account, u(64, 1_000_000_000),
+  ]);
+  same("§8 genesis", record, spec.bytes("The genesis record of the example network"));
+  same("§8 network id", sha256(ascii("millrace/1 genesis\0"), record), spec.bytes("The genesis record of the example network", 2));
+  const file = readNetworkFile(Buffer.from(spec.lines("The file of the example network above").join("\n") + "\n"));
+  same("§8 network file", file.genesis.networkId, genesis.networkId);
+  same("§8 entry point", file.bootstrap[0], `/ip4/192.0.2.1/tcp/4710/p2p/${peerId(witness.account)}`);
+}
+
+function frames(spec, same) {
+  const frame = (...parts) => hex(Buffer.concat([u(32, Buffer.concat(parts).length), ...parts]));
+  const cell = (label) => spec.span(label).replaceAll(" ", "");
+  same("§9 frame", frame(ascii("mills")), cell("the message `mills` as a frame |"));
+  same("§9 request", frame(u(32, 1), ascii("abc")), cell("request number 1 with the body `abc`, as a frame |"));
+  same("§9 answer", frame(u(32, 1), u(8, 0), ascii("cba")), cell("its answer `cba`, as a frame |"));
+  same("§9 refusal", frame(u(32, 1), u(8, 1)), cell("request number 1 refused, as a frame |"));
+}
+
+function envelopes(spec, same, holds) {
+  const key = new SigningKey(range(0, 32));
+  const id = range(0x20, 32);
+  const seal = (body) => {
+    const signed = Buffer.concat([u(8, 1), u(8, 1), key.account, u(64, T0), u(64, T0 + 60_000n), u(32, 60_000), u(16, body.length), body]);
+    return { signed, bytes: Buffer.concat([signed, key.sign(KIND.ENVELOPE, id, signed)]) };
+  };
+  same("§10 envelope, the signed part", seal(unhex("c0ffee")).signed, spec.bytes("### 10.1 The envelope"));
+  const advert = {
+    kinds: ["wasm"], owner: key.account, slots_free: 3, runtimes: {}, cores: 1, memory_bytes: 0, rates: {}, price_per_tfuel: 0,
+    price_core_hour: 0, name: "", region: "", watts: 0, carbon_g_per_kwh: 0, relayed: false, addresses: [],
+  };
+  const body = spec.bytes("### 10.2 The advert");
+  same("§10 advert", pack(advert), body);
+  same("§10 advert decodes", decodeAdvert(body, key.account).slots_free, 3);
+  holds("§10 envelope opens", openEnvelope(seal(body).bytes, id, T0).advert);
+  const page = Buffer.concat([unhex("82010002"), Buffer.alloc(32, 1), u(64, 5), Buffer.alloc(32, 2), u(64, 2n ** 63n)]);
+  const words = spec.source.slice(spec.source.indexOf("Example: the index page ")).split("`").filter((_, at) => at % 2).slice(0, 5);
+  const filled = words.map((word) => word.replaceAll(" ", "").replace(/^(..)\1….*$/, (_, byte) => byte.repeat(32)));
+  same("§10 index page", page, filled.join(""));
+}
+
+function discovery(spec, same) {
+  const id = range(0, 32);
+  same("§11 DHT key", sha256(ascii("millrace/1\0dht peers\0"), id), spec.span("for the network id `000102…1f`:"));
+  const account = Buffer.concat([u(8, 3), Buffer.alloc(31)]);
+  const address = Buffer.from(`/ip4/127.0.0.1/tcp/1001/p2p/${peerId(account)}`);
+  const book = Buffer.concat([
+    ascii("MRPB"), u(8, 1), u(32, 1), account, ZERO32, u(64, T0), u(64, T0), u(16, 0), u(8, 1), u(8, 4), u(16, address.length), address,
+  ]);
+  same("§11 peer book", sha256(id, book), spec.lines("### 11.5 The file").at(-1));
+}
+
+function leases(spec, same, holds) {
+  const id = genesis.networkId;
+  const module = sha256(ascii("module"));
+  const jobId = sha256(ascii("millrace/1 job\0"), alice.account, range(0, 16), module, sha256(ascii("task 0")), sha256(ascii("task 1")));
+  const terms = Buffer.concat([
+    u(8, 1), alice.account, bob.account, jobId, range(0x10, 16), module, u(32, 2048), u(64, 50_000), u(64, 5_000_000), u(64, T0 + HOUR),
+    u(64, 20_000_000_000n), u(64, 2n ** 28n), u(32, 60_000), u(32, 2 ** 20), u(16, 8), u(8, 2),
+  ]);
+  same("§12 terms", terms, spec.bytes("### 12.1 Terms"));
+  const decoded = decodeTerms(terms);
+  const [hash, ...signatures] = spec.lines("Terms hash (the lease's id");
+  same("§12 terms hash", termsHash(decoded, id), hash);
+  const sigs = [alice, bob].map((key) => key.sign(KIND.TERMS, id, terms));
+  same("§12 signatures", sigs.map(hex).join(), signatures.join());
+  holds("§12 both signed", termsSigned(decoded, decoded.buyer, sigs[0], id) && termsSigned(decoded, decoded.worker, sigs[1], id));
+  same("§12 signing bytes", signingBytes(KIND.TERMS, id, terms), spec.bytes("The signing bytes (§2, kind 8)"));
+  const outcome = Buffer.concat([u(8, 1), u(8, 0), u(32, 0), u(64, 1_234_567), Buffer.alloc(24), u(32, 5), ascii("hello"), u(32, 0)]);
+  const unit = sha256(ascii("millrace/1 unit\0"), jobId, u(32, 1));
+  const commits = commitment(unit, bob.account, ZERO32, outcomeDigest(decodeOutcome(outcome)));
+  same("§12 commitment", commits, spec.bytes("The example's commitment:"));
+  const promise = Buffer.concat([sha256(ascii("lock")), u(64, 1)]);
+  const voucher = Buffer.concat([promise, alice.sign(KIND.VOUCHER, id, promise)]);
+  const messages = [
+    { t: "propose", terms, sig: sigs[0] }, { t: "accept", sig: sigs[1] }, { t: "refuse", reason: "all leases are taken" },
+    { t: "need_module" }, { t: "module", offset: 0, data: unhex("0061736d") }, { t: "ready" }, { t: "units", units: [[1, ascii("task")]] },
+    { t: "committed", commits: [[1, commits]] }, { t: "reveal", units: [1] }, { t: "results", results: [[1, outcome, ZERO32]] },
+    { t: "verdicts", verdicts: [[1, "paid", 1]], voucher }, { t: "end", reason: "the job is done" },
+  ];
+  const lines = spec.lines("### 12.2 The stream");
+  const stated = lines.join("\n").split(/;.*$/m).map((part) => part.replace(/\s/g, "")).filter(Boolean);
+  same("§12 number of messages", stated.length, messages.length);
+  messages.forEach((message, at) => same(`§12 ${message.t}`, pack(message), stated[at]));
+  for (const bytes of stated) unpack(unhex(bytes));
+}
+
+function tasks(spec, same) {
+  const task = Buffer.concat([
+    u(8, 1), u(8, 1), range(0, 32), u(64, 1_000_000), u(64, 2 ** 20), u(32, 2500), u(32, 4096), u(16, 6), ascii("_start"), u(16, 2),
+    u(32, 1), ascii("7"), u(32, 2), Buffer.from("ü"), u(32, 2), ascii("in"),
+  ]);
+  same("§13 task", task, spec.bytes("A WASI command (module hash 00 01"));
+  decodeTask(task);
+  same("§13 task digest", taskDigest(task), spec.span("\ntask digest "));
+  const outcome = Buffer.concat([
+    u(8, 1), u(8, 1), u(32, 7), u(64, 100_049), u(64, 3500), u(64, 4000), u(64, 21_000_192), u(32, 6), ascii("hello\n"), u(32, 4), ascii("warn"),
+  ]);
+  same("§13 outcome", outcome, spec.bytes("Its outcome on some worker"));
+  const digest = outcomeDigest(decodeOutcome(outcome));
+  same("§13 outcome digest", digest, spec.span("\noutcome digest "));
+  const float = (bytes, write) => { const out = Buffer.alloc(bytes); write(out); return out; };
+  const results = Buffer.concat([
+    unhex("7f"), u(32, -1), unhex("7e"), u(64, 5), unhex("7d"), float(4, (b) => b.writeFloatBE(0.5)), unhex("7c7ff8000000000000"),
+  ]);
+  same("§13 results", results, spec.span("f64 NaN):").replaceAll(" ", ""));
+  const random = createHash("shake256", { outputLength: 16 }).update(sha256(ascii("millrace/1\0random\0"), ZERO32)).update(u(64, 0)).digest();
+  same("§13 random bytes", random, spec.span("the first 16 bytes are"));
+  same("§13 sieve", Buffer.concat([unhex("7f"), u(32, 82_025)]), spec.span("`sieve(1)` returns i32 82,025 ("));
+  same("§14 unit", taskDigest(task), spec.span("this example a task digest)"));
+  same("§14 commitment", commitment(taskDigest(task), Buffer.alloc(32, 1), Buffer.alloc(32, 2), digest), spec.span("\ncommitment "));
+}
+
+function services(spec, same) {
+  const lines = spec.lines("Final blocks from height 3 on");
+  same("§15 request", pack({ op: "blocks", height: 3, count: 64, wait_ms: 2000 }), lines[0]);
+  same("§15 answer", pack({ ok: { status: "waiting" } }), lines[1]);
+  const error = { code: "no_peers", what: "no peer fits", why: "none is free", next: "wait", reasons: ["a: busy"] };
+  const messages = [
+    { id: 1, method: "version", params: {} }, { id: 1, ok: { version: "0.1.0" } }, { id: 2, method: "send", params: { to: "12D3", amount: 5 } },
+    { id: 3, part: { module: unhex("0061736d") }, last: true }, { id: 3, event: { event: "progress", done: 1 } }, { id: 1, error },
+  ];
+  const stated = spec.lines("Example, one call each way").filter((line) => /^(client|node)/.test(line)).map((line) => line.split(/\s+/).slice(1).join(""));
+  messages.forEach((message, at) => {
+    const bytes = pack(message);
+    same(`§16 message ${at + 1}`, Buffer.concat([u(32, bytes.length), bytes]), stated[at]);
+  });
+  const stripped = spec.lines("On the local API (§16) it is a map").filter((line) => !line.startsWith("{")).join("").replace(/\s/g, "");
+  same("§18 error", pack(error), stripped);
+}
