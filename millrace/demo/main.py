@@ -27,7 +27,7 @@ from millrace.demo.claims import Check, Evidence
 from millrace.demo.network import found_network, leftovers
 from millrace.demo.picture import Picture
 from millrace.demo.play import Assignment, Performance, Play
-from millrace.demo.processes import Crew
+from millrace.demo.processes import STOP_SIGNALS, Crew
 from millrace.demo.stage import Stage
 from millrace.errors import MillraceError
 
@@ -42,7 +42,6 @@ PIECE_BYTES: Final = 128 << 10
 RENDER_LIMITS: Final = Limits(fuel=20_000_000_000, memory_bytes=16 << 20, wall_s=60, output_bytes=256 << 10)
 COUNT_LIMITS: Final = Limits(fuel=2_000_000_000, memory_bytes=16 << 20, wall_s=60, output_bytes=512 << 10)
 SETTLE_WAIT_S: Final = 40.0
-STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 

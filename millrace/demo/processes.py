@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["Crew", "Member", "MemberLost"]
+__all__ = ["STOP_SIGNALS", "Crew", "Member", "MemberLost"]
+
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 STOP_WAIT_S: Final = 15.0
 """How long a process may take to stop in order before it is killed."""
@@ -61,6 +63,23 @@ class Member:
         return ""
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back: raised between a fork and its entry in the list, they would leave a stray.
+
+    Not by a signal mask: Python runs its handlers in the main thread whichever thread the signal reached.
+    """
+    held: list[int] = []
+    handlers = {each: signal.signal(each, lambda number, _: held.append(number)) for each in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        if held:
+            signal.raise_signal(held[0])
+
+
 @dataclass(slots=True)
 class Crew:
     """All processes of one demo. Leaving the `with` block ends every one of them."""
@@ -84,7 +103,7 @@ class Crew:
         """
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MILLRACE_")}
-        with (home / "demo.log").open("ab") as log:
+        with (home / "demo.log").open("ab") as log, _signals_wait():
             # a session of its own: Ctrl-C reaches the demo alone, which then stops its processes in order
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and our own modules
                 [sys.executable, "-m", "millrace.demo.child", module, *args],
@@ -94,8 +113,8 @@ class Crew:
                 env={**kept, **(env or {}), "MILLRACE_HOME": str(home), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
-        member = Member(name, role, home, process)
-        self.members.append(member)
+            member = Member(name, role, home, process)
+            self.members.append(member)
         return member
 
     def check(self) -> None:
