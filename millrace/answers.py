@@ -177,6 +177,8 @@ class Answers:
             "region": advert.region,
             "watts": advert.watts,
             "addresses": list(advert.addresses),
+            "sealed_ms": offer.envelope.expires_ms - offer.envelope.lifetime_ms,
+            "heard_ms": offer.heard_ms,
             "expires_ms": offer.envelope.expires_ms,
             "mine": offer.author == self._node.account,
         }

@@ -26,7 +26,7 @@ from millrace.demo import words
 from millrace.demo.claims import Check, Evidence
 from millrace.demo.network import found_network, leftovers
 from millrace.demo.picture import Picture
-from millrace.demo.play import Assignment, Performance, Play
+from millrace.demo.play import Assignment, Performance, Play, quantiles
 from millrace.demo.processes import STOP_SIGNALS, Crew
 from millrace.demo.stage import Stage
 from millrace.errors import MillraceError
@@ -108,11 +108,7 @@ def _perform(root: Path, stage: Stage, options: argparse.Namespace, figures: dic
         play = Play(network, stage, figures)
         play.gather()
         finality = play.measure_finality()
-        figures["finality_ms"] = {
-            "p50": _quantile(finality, 0.5),
-            "p99": _quantile(finality, 0.99),
-            "samples": len(finality),
-        }
+        figures["finality_ms"] = quantiles(finality)
         stage.say(
             f"{len(finality)} transfers: final after {statistics.median(finality):.0f} ms (median), four witnesses"
         )
@@ -176,10 +172,6 @@ def _conclude(stage: Stage, verdict: Verdict, *, as_json: bool) -> None:
     stage.print(
         Text(f"{said} · {figures['wall_s']} s", "bold green" if verdict.code == EXIT_OK else "bold red")
     )
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))], 1)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

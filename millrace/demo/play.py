@@ -16,7 +16,7 @@ from millrace.demo.network import BUYER, VICTIM, WITNESSES, WORKERS
 from millrace.errors import MillraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from executor.core.limits import Limits
     from millrace.demo.network import DemoNetwork
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from millrace.demo.stage import Stage
     from millrace.results import Completed, Report
 
-__all__ = ["Assignment", "Performance", "Play"]
+__all__ = ["Assignment", "Performance", "Play", "quantiles"]
 
 LOST_WITNESS: Final = WITNESSES[-1]
-FINALITY_SAMPLES: Final = 20
+FINALITY_SAMPLES: Final = 50
 JOB_WAIT_S: Final = 90.0
 MAX_COST: Final = 40
 """Credits that one job may cost at most, replicas included."""
 _POLL_S: Final = 0.05
+LOOK_INTERVAL_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Play:
     stage: Stage
     figures: dict[str, Any] = field(default_factory=dict)
     _members: dict[str, Member] = field(default_factory=dict)
+    _on_their_way: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def gather(self) -> None:
         """Start everybody and wait until the buyer sees every worker's offer."""
@@ -104,11 +106,12 @@ class Play:
             return len(awake) == len(peers)
 
         self.network.wait("nine peers on their feet", all_awake)
-        heard: dict[str, float] = {}
+        heard: set[str] = set()
         self.network.wait("four offers at the buyer", lambda: self._hear(heard))
         for name in WITNESSES:
             self.stage.mark(name, "orders the ledger")
         self.stage.mark(BUYER, "buys and verifies")
+        self.note_propagation()
         self.figures["start_s"] = round(time.monotonic() - started, 2)
         self.stage.say(f"{len(WORKERS)} signed offers reached the buyer by gossip", "green")
 
@@ -116,15 +119,22 @@ class Play:
         self._members[member.name] = member
         self.stage.enter(member.name, member.role, member.pid)
 
-    def _hear(self, heard: dict[str, float]) -> bool:
-        """Note which offers the buyer holds, and how long each was on its way, in milliseconds."""
+    def _hear(self, heard: set[str]) -> bool:
+        """Note whose offers the buyer holds; whether it holds all."""
         answer = self.network.ask(BUYER, "offers") or {"offers": []}
         for offer in answer["offers"]:
             name = self.network.name_of(offer["peer"])
             if name in WORKERS and name not in heard:
-                heard[name] = time.monotonic()
+                heard.add(name)
                 self.stage.mark(name, "offering")
         return len(heard) == len(WORKERS)
+
+    def note_propagation(self) -> None:
+        """Note how long the adverts that the buyer holds were on their way, in milliseconds: one clock here."""
+        answer = self.network.ask(BUYER, "offers") or {"offers": []}
+        for offer in answer["offers"]:
+            self._on_their_way[offer["peer"], offer["sealed_ms"]] = offer["heard_ms"] - offer["sealed_ms"]
+        self.figures["advert_propagation_ms"] = quantiles(list(self._on_their_way.values()))
 
     def measure_finality(self, samples: int = FINALITY_SAMPLES) -> list[float]:
         """Send `samples` transfers of one micro-credit, one after the other; milliseconds until each is final."""
@@ -134,7 +144,7 @@ class Play:
             started = time.monotonic()
             self.network.endpoint(BUYER).call("send", to=to, amount=1)
             times.append((time.monotonic() - started) * 1000)
-        return sorted(times)
+        return times
 
     def perform(
         self, assignment: Assignment, incidents: Mapping[int, Callable[[], None]] | None = None
@@ -170,8 +180,12 @@ class Play:
 
             reader = threading.Thread(target=collect, name="results", daemon=True)
             reader.start()
+            looked_s = 0.0
             while reader.is_alive() or not news.empty():
                 self._drain(news, done)
+                if time.monotonic() - looked_s > LOOK_INTERVAL_S:
+                    looked_s = time.monotonic()
+                    self.note_propagation()
                 if waiting and sum(done.accepted.values()) >= next(iter(waiting)):
                     waiting.pop(next(iter(waiting)))()
                 self.network.crew.check()
@@ -261,6 +275,13 @@ class Play:
             answer = self.network.endpoint(BUYER).call("balance", account=peer_id(account))
             found[name] = int(answer["balance"])
         return found
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Median, 99th percentile and count."""
+    ordered = sorted(values) or [0.0]
+    at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99)]
+    return {"p50": round(at[0], 1), "p99": round(at[1], 1), "samples": len(values)}
 
 
 def _completed(result: Completed | MillraceError) -> Completed:

@@ -81,11 +81,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One live advert with what proves it. `drop_ms` is when this node lets go of it."""
+    """One live advert with what proves it: this node took it in at `heard_ms` and lets go of it at `drop_ms`."""
 
     envelope: Envelope
     advert: Advert
     drop_ms: int
+    heard_ms: int
 
     @property
     def author(self) -> AccountId:
@@ -116,6 +117,7 @@ class _Live:
     envelope: Envelope
     advert: Advert | None
     drop_ms: int
+    heard_ms: int
 
 
 @dataclass(slots=True)
@@ -177,7 +179,7 @@ class AdvertBook:
     def items(self, now_ms: int) -> tuple[Offer, ...]:
         """The live adverts, withdrawn and expired ones left out, in order of author."""
         return tuple(
-            Offer(live.envelope, live.advert, live.drop_ms)
+            Offer(live.envelope, live.advert, live.drop_ms, live.heard_ms)
             for _, live in sorted(self._live.items())
             if live.advert is not None and live.drop_ms > now_ms
         )
@@ -187,7 +189,7 @@ class AdvertBook:
         live = self._live.get(author)
         if live is None or live.advert is None or live.drop_ms <= now_ms:
             return None
-        return Offer(live.envelope, live.advert, live.drop_ms)
+        return Offer(live.envelope, live.advert, live.drop_ms, live.heard_ms)
 
     def expire(self, now_ms: int) -> int:
         """Let go of what has expired; the number of adverts dropped. Call it every few seconds."""
@@ -318,12 +320,12 @@ class AdvertBook:
         rate_at_ms = memory.rate_at_ms if memory and memory.rate_at_ms <= horizon_ms else now_ms
         rate_at_ms = max(rate_at_ms, now_ms) + self._limits.author_interval_ms
         self._memory[author] = _Memory(envelope.sequence, rate_at_ms, now_ms + SEQUENCE_MEMORY_MS)
-        self._live[author] = _Live(envelope, advert, drop_ms)
+        self._live[author] = _Live(envelope, advert, drop_ms, now_ms)
         self._digests[bucket_of(author)] = None
         self._least = None
         if len(self._memory) > self._limits.sequences_max:
             self._forget_one()
-        offer = None if advert is None else Offer(envelope, advert, drop_ms)
+        offer = None if advert is None else Offer(envelope, advert, drop_ms, now_ms)
         return Accepted(envelope, offer)
 
     def _forget_one(self) -> None:
