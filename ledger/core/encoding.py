@@ -31,6 +31,7 @@ NetworkId = NewType("NetworkId", bytes)
 NETWORK_ID_BYTES: Final = 32
 UNPACK_BYTES_MAX: Final = 8 << 20
 UNPACK_ITEMS_MAX: Final = 1 << 16
+"""Of all lists and maps of a message together, unless its reader allows another number."""
 UNPACK_DEPTH_MAX: Final = 16
 _DOMAIN: Final = b"millrace/1\0"
 
@@ -117,48 +118,82 @@ def pack(value: object) -> bytes:
     return packed
 
 
-def unpack(data: bytes, *, bytes_max: int = UNPACK_BYTES_MAX) -> Any:  # noqa: ANN401 - the caller checks the shape
+def unpack(data: bytes, *, bytes_max: int = UNPACK_BYTES_MAX, items_max: int = UNPACK_ITEMS_MAX) -> Any:  # noqa: ANN401 - the caller checks the shape
     """One msgpack value from `data`; any other bytes, and any over the limits, are a `WireError`.
 
-    Maps have text keys without repeats; at most UNPACK_ITEMS_MAX items each, nested UNPACK_DEPTH_MAX deep;
-    no extension types.
+    Maps have text keys without repeats; all lists and maps together have at most `items_max` items, nested
+    UNPACK_DEPTH_MAX deep; no extension types.
     """
     if len(data) > bytes_max:
         raise WireError(f"message of {len(data)} bytes, at most {bytes_max} allowed")
+    _check_shape(data, items_max)
     try:
-        value = msgpack.unpackb(
-            data,
-            raw=False,
-            strict_map_key=True,
-            object_pairs_hook=_unique,
-            ext_hook=_no_extension,
-            max_bin_len=bytes_max,
-            max_str_len=bytes_max,
-            max_array_len=UNPACK_ITEMS_MAX,
-            max_map_len=UNPACK_ITEMS_MAX,
-        )
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=_unique)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise WireError(f"not a msgpack message: {error}") from error
-    _check_shape(value)
-    return value
 
 
-def _check_shape(value: object) -> None:
-    """Refuse nesting over the limit, without recursion of our own, and timestamps, which pass by `ext_hook`."""
-    level: list[object] = [value]
-    for _ in range(UNPACK_DEPTH_MAX):
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-            elif isinstance(item, msgpack.Timestamp):
-                raise WireError("msgpack extension type -1 is not allowed")
-        if not inner:
-            return
-        level = inner
-    raise WireError(f"message nested deeper than {UNPACK_DEPTH_MAX}")
+def _check_shape(data: bytes, items_max: int) -> None:
+    """Refuse what is cut short, nested over the limit, of an extension type, or of too many items in all.
+
+    Before anything is built: a list of a million empty maps is one megabyte on the wire and a hundred in
+    memory, and the lengths that a kilobyte of list headers promises are set aside before they turn out false.
+    """
+    left = [1]  # of each list or map that is open, outermost first: how many values are still to come
+    at = items = 0
+    while left:
+        if not left[-1]:
+            left.pop()
+            continue
+        left[-1] -= 1
+        if at >= len(data):
+            raise WireError("not a msgpack message: it is cut short")
+        kind, size, width = _HEADS[data[at]]
+        at += 1
+        if width:
+            size = int.from_bytes(data[at : at + width], "big")
+            at += width
+        if kind == _PLAIN:
+            at += size
+        elif kind == _NEVER:
+            raise WireError("not a msgpack message: an extension type, or a byte that begins no value")
+        else:
+            items += size
+            left += [size * kind] if size else []
+            if items > items_max or len(left) > UNPACK_DEPTH_MAX:
+                raise WireError(
+                    f"message of more than {items_max} items, or nested deeper than {UNPACK_DEPTH_MAX}"
+                )
+    if at > len(data):
+        raise WireError("not a msgpack message: it is cut short")
+
+
+_PLAIN, _LIST, _MAP, _NEVER = 0, 1, 2, 3
+"""What a msgpack value is; of a list or map, how many values stand for one item."""
+
+
+def _head(code: int) -> tuple[int, int, int]:
+    """What begins with this byte: its kind, its size (bytes or items), and in how many bytes that follows instead."""
+    if code < 0x80 or code >= 0xE0 or code in {0xC0, 0xC2, 0xC3}:
+        return _PLAIN, 0, 0
+    if code < 0x90:
+        return _MAP, code & 0x0F, 0
+    if code < 0xA0:
+        return _LIST, code & 0x0F, 0
+    if code < 0xC0:
+        return _PLAIN, code & 0x1F, 0
+    if code in _NUMBER_BYTES:
+        return _PLAIN, _NUMBER_BYTES[code], 0
+    return _LENGTHS.get(code, (_NEVER, 0, 0))
+
+
+_NUMBER_BYTES: Final = {0xCA: 4, 0xCB: 8} | {first + n: 1 << n for first in (0xCC, 0xD0) for n in range(4)}
+_LENGTHS: Final = {
+    **{first + n: (_PLAIN, 0, 1 << n) for first in (0xC4, 0xD9) for n in range(3)},
+    **{0xDC + n: (_LIST, 0, 2 << n) for n in range(2)},
+    **{0xDE + n: (_MAP, 0, 2 << n) for n in range(2)},
+}
+_HEADS: Final = tuple(_head(code) for code in range(256))
 
 
 def _unique(pairs: list[tuple[object, object]]) -> dict[object, object]:
@@ -168,7 +203,3 @@ def _unique(pairs: list[tuple[object, object]]) -> dict[object, object]:
     if not all(isinstance(key, str) for key in table):
         raise WireError("a map has a key that is not text")
     return table
-
-
-def _no_extension(code: int, _data: bytes) -> object:
-    raise WireError(f"msgpack extension type {code} is not allowed")

@@ -45,6 +45,8 @@ BLOCKS_BYTES_MAX: Final = 256 << 10
 """Blocks of one answer: about 1,200 entries, a tenth of a second of signature checks. One block may be larger."""
 ANSWER_BYTES_MAX: Final = max(BLOCKS_BYTES_MAX, FINAL_BLOCK_BYTES_MAX) + 4096
 WAIT_MS_MAX: Final = 25_000
+ITEMS_MAX: Final = 1024
+"""Fields and list items of a message together: what the largest answer has, several times over."""
 _HEIGHT_MAX: Final = 1 << 62
 
 
@@ -168,7 +170,7 @@ def field(fields: dict[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401
 
 
 def _fields(data: bytes, bytes_max: int, what: str) -> dict[str, Any]:
-    fields = unpack(data, bytes_max=bytes_max)
+    fields = unpack(data, bytes_max=bytes_max, items_max=ITEMS_MAX)
     if not isinstance(fields, dict):
         raise WireError(f"{what}: not a map")
     return fields

@@ -41,6 +41,8 @@ API_FRAME_BYTES_MAX: Final = 4 << 20
 """The longest frame on the local socket: one unit's longest output and its wrapping fit well inside."""
 PART_BYTES: Final = 1 << 20
 """How much of a module or of the units a client puts into one frame before it starts the next."""
+ITEMS_MAX: Final = 1 << 18
+"""Items of all lists and maps of a message together: every unit of a job with twenty arguments."""
 ID_MAX: Final = (1 << 32) - 1
 METHOD_CHARS_MAX: Final = 40
 UNITS_MAX: Final = 10_000
@@ -305,7 +307,7 @@ _NAMES: Final[dict[type, str]] = {
 
 
 def _message(data: bytes) -> dict[str, Any]:
-    message = unpack(data, bytes_max=API_FRAME_BYTES_MAX)
+    message = unpack(data, bytes_max=API_FRAME_BYTES_MAX, items_max=ITEMS_MAX)
     if not isinstance(message, dict):
         raise WireError("a message must be a map")
     return message

@@ -49,6 +49,8 @@ BATCH_BYTES_MAX: Final = FRAME_BYTES_MAX - (64 << 10)
 ITEM_BYTES_MAX: Final = (3 << 20) + (256 << 10)
 """A task, or an outcome: the largest output plus its diagnostics."""
 RECEIPT_BYTES_MAX: Final = 64 << 10
+ITEMS_MAX: Final = 8 * WINDOW_UNITS_MAX
+"""Fields, rows and columns of one message together: a full window of results has half as many."""
 REASON_CHARS_MAX: Final = 200
 UNIT_MAX: Final = (1 << 32) - 1
 HASH_BYTES: Final = 32
@@ -216,7 +218,7 @@ def encode(message: Message) -> bytes:
 
 def decode(data: bytes) -> Message:
     """The message in `data`; any other bytes are a `WireError`."""
-    value = unpack(data, bytes_max=FRAME_BYTES_MAX)
+    value = unpack(data, bytes_max=FRAME_BYTES_MAX, items_max=ITEMS_MAX)
     if not isinstance(value, dict):
         raise WireError("lease message: not a map")
     name = value.pop("t", None)

@@ -42,6 +42,8 @@ REGION_BYTES_MAX: Final = 32
 ADDRESSES_MAX: Final = 8
 FIELDS_MAX: Final = 64
 """Known and unknown fields together: later versions may add some, nobody may add thousands."""
+ITEMS_MAX: Final = 1024
+"""Items of all lists and maps of an advert together."""
 
 _KIND: Final = re.compile(r"[a-z][a-z0-9_.-]{0,23}")
 
@@ -97,7 +99,7 @@ def decode_advert(body: bytes) -> Advert:
     Fields this version does not know are ignored (up to FIELDS_MAX), missing ones take their default;
     `kinds`, `owner` and `slots_free` must be there.
     """
-    value = unpack(body, bytes_max=BODY_BYTES_MAX)
+    value = unpack(body, bytes_max=BODY_BYTES_MAX, items_max=ITEMS_MAX)
     if not isinstance(value, dict) or len(value) > FIELDS_MAX:
         raise WireError(f"an advert is a map of at most {FIELDS_MAX} fields")
     known: dict[str, Any] = {name: value[name] for name in _CHECKS if name in value}
