@@ -232,6 +232,10 @@ class MuxedSession(IMuxedConn):
         finally:
             self.event_started.set()
             self._end_streams()
+            # Here too, not only in `close`: a connection that ends while the swarm is still registering it is
+            # closed by nobody else. Closing twice does nothing.
+            with trio.CancelScope(shield=True):
+                await self._close_below()
 
     async def close(self) -> None:
         """Say goodbye if the peer is reading, close the connection, tell the swarm. Repeats do nothing."""

@@ -258,6 +258,17 @@ async def test_a_stream_the_peer_never_closes_is_forgotten(autojump_clock: trio.
         assert a.stream_count == 0
 
 
+async def test_a_session_that_ends_by_itself_closes_its_connection() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    session = MuxedSession(cast("ISecureConn", Wire(ours, dialled=True)), ID(b"peer"))
+    await theirs.send_all(
+        b"\xff" * yamux.HEADER_BYTES
+    )  # of no version: the session ends, and nobody calls close
+    await session.start()
+    with pytest.raises(trio.ClosedResourceError):
+        await ours.send_all(b"anything")
+
+
 async def test_a_silent_peer_is_dropped_and_a_quiet_one_is_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
