@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
     from millrace.core.progress import Progress
 
 __all__ = [
+    "CAP_USED_UP",
     "LEASE_PROTOCOL",
+    "TIME_OVER",
+    "Audience",
     "Buyer",
     "Channel",
     "JobOrder",
@@ -61,6 +64,8 @@ SPARE_LEASES: Final = 1
 ARBITERS: Final = 2
 """Units that this node re-executes at once; its runner has the last word on slots."""
 ARBITRATIONS_QUEUED_MAX: Final = WORKERS_MAX * WINDOW_MAX
+TIME_OVER: Final = "the job's time is over"
+CAP_USED_UP: Final = "the cap is used up"
 
 
 class OverBudget(Exception):
@@ -88,37 +93,52 @@ class JobOrder:
     """From now to the locks' expiry: a lost worker's lock comes back after this long."""
 
 
+class Audience(Protocol):
+    """Whom a job works for. Both are called from the event loop, and must neither block nor raise."""
+
+    def hear(self, event: Progress, outcome: Outcome | None) -> None:
+        """One event, in order. `UnitAccepted` brings the unit's outcome, which the job does not keep."""
+
+    def when_behind(self, hold: Callable[[bool], None]) -> None:
+        """Keep `hold` for later: `hold(True)` makes the job begin no further unit, `hold(False)` lets it."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobReport:
-    """How a job ended: one outcome per task, None where `failures` says why there is none."""
+    """How a job ended: every one of its `units` is accepted or failed, and was handed on."""
 
     job_id: bytes
-    outcomes: tuple[Outcome | None, ...]
-    failures: dict[int, str]
+    units: int
+    accepted: int
     paid: int
     locked: int
     liars: tuple[AccountId, ...]
 
+    @property
+    def failed(self) -> int:
+        """Units without a result."""
+        return self.units - self.accepted
 
-async def run_job(order: JobOrder, buyer: Buyer, notify: Callable[[Progress], None]) -> JobReport:
-    """Run every task of `order` on rented peers and verify the results.
 
-    `notify` is called for each event, in order, from the event loop; it must not block or raise. `OrderRefused` or
-    `OverBudget` come before anything is sent. Cancelling ends the leases: verified units stay paid, and what was
-    locked comes back when the workers claim or the locks expire (the settler's work).
+async def run_job(order: JobOrder, buyer: Buyer, audience: Audience) -> JobReport:
+    """Run every task of `order` on rented peers, verify the results, and hand each on as soon as it is accepted.
+
+    `OrderRefused` or `OverBudget` come before anything is sent. Cancelling ends the leases: verified units stay
+    paid, and what was locked comes back when the workers claim or the locks expire (the settler's work).
     """
-    run = _Run(order, buyer, notify)
+    run = _Run(order, buyer, audience)
+    audience.when_behind(run.hold)
     return await run.to_the_end()
 
 
 class _Run:
-    def __init__(self, order: JobOrder, buyer: Buyer, notify: Callable[[Progress], None]) -> None:
+    def __init__(self, order: JobOrder, buyer: Buyer, audience: Audience) -> None:
         self._sha256 = hashlib.sha256(order.module).digest()
         _check_order(order, self._sha256)
         self.module = order.module
         self._order = order
         self._buyer = buyer
-        self._notify = notify
+        self._audience = audience
         self._tasks = [task.encode() for task in order.tasks]
         self._limits = _widest(order.tasks)
         digests = (task.digest() for task in order.tasks)
@@ -129,10 +149,12 @@ class _Run:
         self._candidates = deque(self._offers)
         self._rentals: dict[AccountId, Rental] = {}
         self._opening = 0
-        self._outcomes: list[Outcome | None] = [None] * len(order.tasks)
-        self._failures: dict[int, str] = {}
+        self._left = set(range(len(order.tasks)))
+        """Units neither accepted nor failed."""
+        self._accepted = 0
         self._paid = 0
         self._overtime = False
+        self._told_end = False
         self._liars: list[AccountId] = []
         self._alarm = Alarm()
         self._inbox: deque[job_events.JobInput] = deque()
@@ -182,14 +204,24 @@ class _Run:
             )
 
     def _report(self) -> JobReport:
-        for unit, outcome in enumerate(self._outcomes):
-            if outcome is None:
-                self._failures.setdefault(unit, "the job's time is over")
-        accepted = len(self._outcomes) - len(self._failures)
-        self.tell(progress.JobEnded(self.job_id, accepted, len(self._failures), self._paid))
-        self._buyer.journal.job_ended(self.job_id, accepted=accepted, failed=len(self._failures))
-        outcomes, liars = tuple(self._outcomes), tuple(self._liars)
-        return JobReport(self.job_id, outcomes, self._failures, self._paid, self._budget.locked, liars)
+        for unit in sorted(self._left):
+            self._conclude(job_events.Failed(progress.UnitFailed(unit, TIME_OVER)))
+        self._tell_end()
+        units, accepted = len(self._order.tasks), self._accepted
+        self._buyer.journal.job_ended(self.job_id, accepted=accepted, failed=units - accepted)
+        return JobReport(self.job_id, units, accepted, self._paid, self._budget.locked, tuple(self._liars))
+
+    def _tell_end(self) -> None:
+        """Once, as soon as nothing more can be accepted or paid: what the job cost is known before leases close."""
+        if not self._told_end:
+            self._told_end = True
+            failed = len(self._order.tasks) - self._accepted
+            self.tell(progress.JobEnded(self.job_id, self._accepted, failed, self._paid))
+
+    def hold(self, on: bool) -> None:
+        """Begin no further unit while `on`."""
+        if not self._done.is_set():
+            self._feed(job_events.Hold(on))
 
     # -- the job's machine
 
@@ -232,20 +264,24 @@ class _Run:
 
     def _conclude(self, action: job_events.JobAction) -> None:
         match action:
-            case job_events.Accepted(unit, outcome):
-                self._outcomes[unit] = outcome
-            case job_events.Failed(unit, reason):
-                self._failures[unit] = self._why_failed(reason)
+            case job_events.Accepted(event, outcome):
+                self._left.discard(event.unit)
+                self._accepted += 1
+                self.tell(event, outcome)
+            case job_events.Failed(event):
+                self._left.discard(event.unit)
+                self.tell(progress.UnitFailed(event.unit, self._why_failed(event.reason)))
             case job_events.JobDone():
+                self._tell_end()
                 self._done.set()
             case _:
                 pass
 
     def _why_failed(self, reason: str) -> str:
         if self._overtime:
-            return "the job's time is over"
+            return TIME_OVER
         least = min(unit_cost(self._limits.fuel, offer.price_per_tfuel) for offer in self._offers)
-        return "the cap is used up" if self._budget.left < least else reason
+        return CAP_USED_UP if self._budget.left < least else reason
 
     def _order_rental(self, worker: AccountId, event: lease.Input) -> None:
         if worker in self._rentals:
@@ -296,9 +332,9 @@ class _Run:
 
     # -- what the rentals say (`rental.Desk`)
 
-    def tell(self, event: Progress) -> None:
+    def tell(self, event: Progress, outcome: Outcome | None = None) -> None:
         self._buyer.journal.note(self.job_id, self._buyer.clock_ms(), event)
-        self._notify(event)
+        self._audience.hear(event, outcome)
 
     def opened(self, rental: Rental) -> None:
         terms, price = rental.terms, rental.terms.price_per_tfuel

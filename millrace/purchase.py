@@ -1,7 +1,7 @@
 """Jobs that this node buys: from a request on the local API to results, payments and receipts (SPEC.md §16).
 
 The order of a purchase: check the units, fix the cap, rank what the market offers, run the job over leases
-(`leases.run_job`), hand out the results, then wait a little for the workers' claims to settle.
+(`leases.run_job`), hand out each result as it is accepted, then wait a little for the workers' claims to settle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from ledger.core.keys import peer_id
 from ledger.wallet import EntryPending, EntryRefused, WalletBehind
 from millrace.core.cost import PRICE_MAX
 from millrace.core.market import Needs, choose, offer_from_advert, rank, unfit
-from millrace.core.progress import progress_fields
 from millrace.core.tally import JobTally
 from millrace.errors import (
     BudgetExceeded,
@@ -30,23 +29,21 @@ from millrace.errors import (
     JobTimeout,
     MillraceError,
     NoPeers,
-    TaskError,
     UsageError,
 )
 from millrace.leases import JobOrder, OrderRefused, OverBudget, run_job
 from millrace.money import explain_entry
+from millrace.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from executor.core.outcome import Outcome
     from ledger.core.keys import AccountId
     from ledger.sync import Follower
     from millrace.api import Emit
     from millrace.books import Books
     from millrace.config import Spend
     from millrace.core.market import Offer
-    from millrace.core.progress import Progress
     from millrace.leases import Buyer, JobReport
     from p2p.core.advertbook import AdvertBook
 
@@ -56,8 +53,6 @@ JOBS_MAX: Final = 8
 """Jobs of this node that run at once."""
 RESULTS_BYTES_MAX: Final = 512 << 20
 """What all results of one job may come to; a job of many units gets a smaller output limit by default."""
-EVENTS_MAX: Final = 4_096
-"""Events of one job that wait for its client; a client further behind misses some, and is told how many."""
 DAY_MS: Final = 24 * 3600 * 1000
 WORKERS_DEFAULT: Final = 8
 JOB_TIMEOUT_S: Final = 3600.0
@@ -127,19 +122,16 @@ class Purchases:
             tally = JobTally()
             begun_s = trio.current_time()
             try:
-                report = await self._run_with_events(order, cap, tally, emit)
+                report = await self._run_with_events(order, cap, Outbox(tally), emit)
             except BaseException:  # cancelled, mostly: the journal must not show it as running for ever
                 self._close_in_journal(order, tally)
                 raise
-            late = trio.current_time() - begun_s >= order.timeout_s
-            await _emit_results(report, tally, emit, late=late)
             return {"name": options["name"], **await self._settle(report, tally, order.cap, begun_s, emit)}
 
     def _close_in_journal(self, order: JobOrder, tally: JobTally) -> None:
         if tally.job_id:
-            accepted = len(tally.how)
-            failed = len(order.tasks) - accepted
-            self._buyer.journal.job_ended(tally.job_id, accepted=accepted, failed=failed)
+            failed = len(order.tasks) - tally.accepted
+            self._buyer.journal.job_ended(tally.job_id, accepted=tally.accepted, failed=failed)
 
     @contextmanager
     def _holding(self, wanted: int | None) -> Iterator[_Cap]:
@@ -211,34 +203,21 @@ class Purchases:
         since = self._buyer.clock_ms() - DAY_MS
         return sum(job.paid for job in self._buyer.journal.jobs(1_000) if job.created_ms >= since)
 
-    async def _run_with_events(self, order: JobOrder, cap: _Cap, tally: JobTally, emit: Emit) -> JobReport:
-        send, receive = trio.open_memory_channel[dict[str, object]](EVENTS_MAX)
-        missed = 0
-
-        def notify(event: Progress) -> None:
-            nonlocal missed
-            tally.feed(event)
-            try:
-                send.send_nowait(progress_fields(event))
-            except trio.WouldBlock:
-                missed += 1
-
+    async def _run_with_events(self, order: JobOrder, cap: _Cap, outbox: Outbox, emit: Emit) -> JobReport:
         reports: list[JobReport] = []
         failures: list[Exception] = []
 
         async def work() -> None:
-            with send:
-                try:
-                    reports.append(await run_job(order, self._buyer, notify))
-                except Exception as error:  # noqa: BLE001 - carried to the caller below, out of this task's group
-                    failures.append(error)
+            try:
+                reports.append(await run_job(order, self._buyer, outbox))
+            except Exception as error:  # noqa: BLE001 - carried to the caller below, out of this task's group
+                failures.append(error)
+            finally:
+                outbox.close()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work)
-            async for event in receive:
-                await emit(event)
-        if missed:
-            await emit({"event": "events_missed", "count": missed})
+            await outbox.empty(emit)
         if failures:
             raise _named(failures[0], order, cap)
         return reports[0]
@@ -265,9 +244,9 @@ class Purchases:
             await emit({"event": "settled" if fields["settled"] else "unsettled", **fields})
         return {
             "job_id": report.job_id.hex(),
-            "units": len(report.outcomes),
-            "accepted": sum(outcome is not None for outcome in report.outcomes),
-            "failed": len(report.failures),
+            "units": report.units,
+            "accepted": report.accepted,
+            "failed": report.failed,
             "cost": report.paid,
             "locked": report.locked,
             "cap": cap,
@@ -361,37 +340,3 @@ def _tasks(module: bytes, units: list[dict[str, Any]], options: dict[str, Any]) 
         raise UsageError(
             "the job cannot run as it is", str(error), "see SPEC.md §13 for what a unit may be"
         ) from error
-
-
-_CAP_USED_UP: Final = "the cap is used up"
-"""What the lease shell says of units that nobody could be paid for."""
-
-
-async def _emit_results(report: JobReport, tally: JobTally, emit: Emit, *, late: bool) -> None:
-    for unit, outcome in enumerate(report.outcomes):
-        if outcome is None:
-            reason = report.failures.get(unit, "no result")
-            if late:  # the end of its time takes a job's workers away, and then its units say so
-                code, reason = JobTimeout.code, f"the job's time is over ({reason})"
-            else:
-                code = BudgetExceeded.code if reason == _CAP_USED_UP else TaskError.code
-            await emit({"event": "no_result", "unit": unit, "code": code, "reason": reason})
-        else:
-            await emit({"event": "result", "unit": unit, **_outcome_fields(outcome), **_trust(tally, unit)})
-
-
-def _outcome_fields(outcome: Outcome) -> dict[str, object]:
-    return {
-        "status": outcome.status.name.lower(),
-        "exit_code": outcome.exit_code,
-        "output": outcome.output,
-        "stderr": outcome.stderr,
-        "fuel": outcome.fuel,
-    }
-
-
-def _trust(tally: JobTally, unit: int) -> dict[str, object]:
-    accepted = tally.how.get(unit)
-    if accepted is None:
-        return {"how": "", "workers": []}
-    return {"how": accepted.how, "workers": [peer_id(worker) for worker in accepted.workers]}

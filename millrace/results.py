@@ -87,6 +87,8 @@ class Results(Generic[T]):
         """Called in the reader thread for every event of the job."""
         self.on_paid: Callable[[int], None] | None = None
         """Told what the job costs, once no more of it can be paid: before its last result is handed out."""
+        self._last: int | None = None
+        """The last unit's result is here, and waits for the job's cost, which comes directly behind it."""
         self._changed = threading.Condition()
         self._arrived: dict[int, Completed | MillraceError] = {}
         self._order: list[int] = []
@@ -175,27 +177,42 @@ class Results(Generic[T]):
                 self._error = self._error or error
                 self._report = report
                 self._over = True
-                self._changed.notify_all()
+                self._hand_out_last()
 
     def _take(self, event: dict[str, Any]) -> None:
         name = event.get("event")
         if name == "job_started":
             self._job_id = str(event.get("job_id", ""))
-        elif name == "job_ended" and self.on_paid is not None:
-            self.on_paid(int(event.get("paid", 0)))
+        elif name == "job_ended":
+            if self.on_paid is not None:
+                self.on_paid(int(event.get("paid", 0)))
+            with self._changed:
+                self._hand_out_last()
         elif name in ("result", "no_result"):
             unit = int(event.get("unit", -1))
             with self._changed:
                 if 0 <= unit < self._units and unit not in self._arrived:
                     self._arrived[unit] = read_result(event)
-                    self._order.append(unit)
-                    self._changed.notify_all()
+                    if len(self._arrived) < self._units:
+                        self._order.append(unit)
+                        self._changed.notify_all()
+                    else:
+                        self._last = unit
         if self.on_event is not None:
             self.on_event(event)
 
+    def _hand_out_last(self) -> None:
+        """So that whoever has all results of a job can spend what is left of its budget on the next."""
+        if self._last is not None:
+            self._order.append(self._last)
+            self._last = None
+        self._changed.notify_all()
+
     def _wait_for(self, position: int) -> Completed | MillraceError:
         def there() -> bool:
-            return self._over or (position in self._arrived if self._ordered else position < len(self._order))
+            if self._ordered:
+                return self._over or (position in self._arrived and position != self._last)
+            return self._over or position < len(self._order)
 
         with self._changed:
             self._changed.wait_for(there)
@@ -214,6 +231,7 @@ class Job(Future[Completed]):
         """Made by `Client.wasm`."""
         super().__init__()
         self._results = results
+        self._heard: Completed | MillraceError | None = None
         self.set_running_or_notify_cancel()
 
     @property
@@ -243,9 +261,11 @@ class Job(Future[Completed]):
         return True
 
     def hear(self, event: dict[str, Any]) -> None:
-        """Take the result as soon as it is there; called in the reader thread for every event of the job."""
-        if event.get("event") in ("result", "no_result") and not self.done():
-            self._take(read_result(event))
+        """Take the result as soon as the cost is known too; called in the reader thread for every event of the job."""
+        if event.get("event") in ("result", "no_result"):
+            self._heard = read_result(event)
+        elif event.get("event") == "job_ended" and self._heard is not None and not self.done():
+            self._take(self._heard)
 
     def finish(self) -> None:
         """The job is over: without a result, what ended it is the outcome. Called by the reader thread."""

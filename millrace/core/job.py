@@ -59,6 +59,7 @@ class Job:
         self._open: dict[int, UnitRecord] = {}
         self._workers: dict[AccountId, WorkerRecord] = {}
         self._expecting = 0
+        self._held = False
         self._pace = Pace()
         self._now_s = 0.0
         self._acts: list[job_events.JobAction] = []
@@ -148,6 +149,9 @@ class Job:
         for worker in decision.wrong:
             self._end(worker, f"its result of unit {unit.number} is wrong", cut=True)
 
+    def _on_hold(self, event: job_events.Hold) -> None:
+        self._held = event.on
+
     def _on_tick(self, _: job_events.Tick) -> None:
         """Scheduling, which follows every event, is what time changes."""
 
@@ -155,7 +159,7 @@ class Job:
 
     def _advance(self, unit: UnitRecord) -> None:
         """Move a unit as far as what is known allows."""
-        if unit.state is UnitState.REVEALING and self._panel_short(unit):
+        if unit.state is UnitState.REVEALING and unit.panel < (1 if unit.alone else self.replicas):
             unit.move(UnitEvent.REOPEN)
         if unit.state is UnitState.OPEN:
             if unit.attempts >= ATTEMPTS_MAX:
@@ -170,11 +174,6 @@ class Job:
             self._ask_if_enough(unit)
         if unit.state is UnitState.REVEALING:
             self._decide(unit)
-
-    def _panel_short(self, unit: UnitRecord) -> bool:
-        """Whether fewer replicas than needed are still able to answer."""
-        able = sum(item.phase in (Phase.ASKED, Phase.DELIVERED) for item in unit.replicas.values())
-        return able < (1 if unit.alone else self.replicas)
 
     def _ask_if_enough(self, unit: UnitRecord) -> None:
         bound = [name for name, item in unit.replicas.items() if item.phase is not Phase.ASSIGNED]
@@ -219,8 +218,8 @@ class Job:
             code = VerdictCode.PAID if worker in right else VerdictCode.SUPERSEDED
             self._judge(unit, worker, code, outcome.fuel)
         self.left -= 1
-        self._acts.append(job_events.Accepted(unit.number, outcome))
-        self._note(progress.UnitAccepted(unit.number, outcome.status.name.lower(), how, paid))
+        accepted = progress.UnitAccepted(unit.number, outcome.status.name.lower(), how, paid)
+        self._acts.append(job_events.Accepted(accepted, outcome))
 
     def _fail(self, unit: UnitRecord, reason: str) -> None:
         for worker in list(unit.replicas):
@@ -228,8 +227,7 @@ class Job:
         unit.move(UnitEvent.FAIL)
         self._open.pop(unit.number, None)
         self.left -= 1
-        self._acts.append(job_events.Failed(unit.number, reason))
-        self._note(progress.UnitFailed(unit.number, reason))
+        self._acts.append(job_events.Failed(progress.UnitFailed(unit.number, reason)))
 
     # -- one worker
 
@@ -307,7 +305,7 @@ class Job:
             if self._short(unit) and self._may_take(unit, worker):
                 return unit
         if self._queue:
-            return self._fresh_for(worker) if out < max(1, window // 2) else None
+            return self._fresh_for(worker) if out < max(1, window // 2) and not self._held else None
         return None if self._owes(worker) else self._overdue_for(worker)
 
     def _fresh_for(self, worker: WorkerRecord) -> UnitRecord | None:
@@ -377,7 +375,7 @@ class Job:
         for unit in self._open.values():
             if self._short(unit):
                 return self._stand_in(unit)
-        for number in self._queue:
+        for number in () if self._held else self._queue:
             if self._units[number].tried:
                 self._units[number].tried.clear()
                 return True
@@ -391,13 +389,7 @@ class Job:
 
     def _waiting(self) -> bool:
         """Whether some worker or our own runner still owes an answer."""
-        if any(unit.state is UnitState.ARBITRATING for unit in self._open.values()):
-            return True
-        return any(
-            item.phase in (Phase.ASSIGNED, Phase.ASKED)
-            for unit in self._open.values()
-            for item in unit.replicas.values()
-        )
+        return any(unit.is_awaited for unit in self._open.values())
 
     def _arm(self) -> None:
         if self._queue:
@@ -436,5 +428,6 @@ class Job:
         job_events.Committed: _on_committed,
         job_events.Delivered: _on_delivered,
         job_events.Arbitrated: _on_arbitrated,
+        job_events.Hold: _on_hold,
         job_events.Tick: _on_tick,
     }

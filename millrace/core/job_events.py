@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from executor.core.outcome import Outcome
     from ledger.core.keys import AccountId
     from millrace.core.lease import Judgement
-    from millrace.core.progress import Progress
+    from millrace.core.progress import Progress, UnitAccepted, UnitFailed
 
 __all__ = [
     "Accepted",
@@ -23,6 +23,7 @@ __all__ = [
     "EndLease",
     "Expecting",
     "Failed",
+    "Hold",
     "JobAction",
     "JobDone",
     "JobInput",
@@ -90,11 +91,18 @@ class Arbitrated:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """While `on`, no unit is begun: what is out is completed, verified and paid as always."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-JobInput: TypeAlias = Expecting | WorkerJoined | WorkerGone | Committed | Delivered | Arbitrated | Tick
+JobInput: TypeAlias = Expecting | WorkerJoined | WorkerGone | Committed | Delivered | Arbitrated | Hold | Tick
 
 
 # -- actions
@@ -142,9 +150,9 @@ class Arbitrate:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The unit's one result."""
+    """The unit's one result; the machine has forgotten it already."""
 
-    unit: int
+    event: UnitAccepted
     outcome: Outcome
 
 
@@ -152,8 +160,7 @@ class Accepted:
 class Failed:
     """The unit ends without a result."""
 
-    unit: int
-    reason: str
+    event: UnitFailed
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,18 @@ class UnitRecord:
             raise LocalProtocolError(f"unit {self.number}: {event.name} in {self.state.name}")
         self.state = after
 
+    @property
+    def panel(self) -> int:
+        """Replicas that were asked to reveal, and are still there."""
+        return sum(item.phase in (Phase.ASKED, Phase.DELIVERED) for item in self.replicas.values())
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether some worker or our own runner still owes an answer."""
+        if self.state is UnitState.ARBITRATING:
+            return True
+        return any(item.phase in (Phase.ASSIGNED, Phase.ASKED) for item in self.replicas.values())
+
     def reveals(self) -> dict[bytes, bytes | None]:
         """Outcome digests by worker, of the replicas that were revealed."""
         return {

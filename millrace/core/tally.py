@@ -68,8 +68,8 @@ class JobTally:
     job_id: bytes = b""
     leases: list[WorkerTally] = field(default_factory=list)
     unleased: list[tuple[AccountId, str]] = field(default_factory=list)
-    how: dict[int, UnitAccepted] = field(default_factory=dict)
-    """Unit → what made its result trusted."""
+    accepted: int = 0
+    """Units that have a result."""
 
     def feed(self, event: Progress) -> None:
         """Count one event."""
@@ -85,7 +85,7 @@ class JobTally:
             case LeaseRefused():
                 self.unleased.append((event.worker, event.reason))
             case UnitAccepted():
-                self.how[event.unit] = event
+                self.accepted += 1
             case LeaseEnded():
                 for lease in self.leases:
                     if lease.lease_id == event.lease_id:

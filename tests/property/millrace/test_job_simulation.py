@@ -55,6 +55,10 @@ class World:
         heapq.heappush(self.queue, (self.now_s + delay_s, self.count, event))
 
     def run(self) -> None:
+        self.begin()
+        self.go_on()
+
+    def begin(self) -> None:
         waiting = len(self.characters)
         self.feed(said.Expecting(waiting))
         for n, worker in enumerate(self.characters):
@@ -64,6 +68,8 @@ class World:
             self.later(1.0 + n / 100, said.Expecting(waiting - n - 1))
             if self.characters[worker] == "d":
                 self.later(2 + 5 * self.rng.random(), said.WorkerGone(worker, "killed"))
+
+    def go_on(self) -> None:
         steps = 0
         while self.queue and not self.finished:
             steps += 1
@@ -110,14 +116,14 @@ class World:
                     self.cut.add(worker)
             case said.Arbitrate(unit):
                 self.later(0.5, said.Arbitrated(unit, truth(unit)))
-            case said.Accepted(unit, outcome):
-                assert unit not in self.accepted
-                assert unit not in self.failed
-                self.accepted[unit] = outcome
-            case said.Failed(unit, reason):
-                assert unit not in self.accepted
-                assert unit not in self.failed
-                self.failed[unit] = reason
+            case said.Accepted(event, outcome):
+                assert event.unit not in self.accepted
+                assert event.unit not in self.failed
+                self.accepted[event.unit] = outcome
+            case said.Failed(event):
+                assert event.unit not in self.accepted
+                assert event.unit not in self.failed
+                self.failed[event.unit] = event.reason
             case Wake(at_s):
                 assert at_s > self.now_s
                 self.later(at_s - self.now_s, said.Tick())
@@ -169,6 +175,23 @@ def test_when_all_are_gone_the_rest_fails_once(characters: str) -> None:
         assert world.finished
         assert len(world.accepted) + len(world.failed) == 200
         assert all(world.accepted[unit] == truth(unit) for unit in world.accepted)
+
+
+@pytest.mark.parametrize("characters", ["hhh", "hhl", "hhhhllddff"])
+def test_a_held_job_begins_nothing_and_ends_when_let_go(characters: str) -> None:
+    for seed in range(12):
+        world = World(seed, characters=characters, units=200, replicas=2, window=6, amount=10**6)
+        world.later(1.5, said.Hold(True))
+        world.run()
+        begun = {unit for _, unit in world.out}
+        assert not world.finished
+        assert 0 < len(world.accepted) <= len(begun) < 200
+        if set(characters) == {"h"}:
+            assert set(world.accepted) == begun, "what is out is completed"
+        world.feed(said.Hold(False))
+        world.go_on()
+        assert world.finished
+        assert world.accepted == {unit: truth(unit) for unit in range(200)}
 
 
 def test_small_locks_end_leases_and_never_overpay() -> None:

@@ -100,6 +100,35 @@ def test_map_yields_in_order_or_as_completed(path: Path) -> None:
         assert [done.stdout for done in unordered] == inputs[::-1]
 
 
+def test_a_result_is_yielded_as_soon_as_it_is_there(path: Path) -> None:
+    """The node waits until the reader has a result before it sends the next."""
+    taken = [threading.Event() for _ in range(3)]
+
+    async def run(_params: dict[str, Any], emit: Emit) -> object:
+        for position, unit in enumerate((2, 0, 1)):
+            await emit(result_event(unit, b"%d" % unit))
+            if position < 2:
+                assert await trio.to_thread.run_sync(taken[position].wait, 5)
+        await emit({"event": "job_ended", "job_id": "00", "accepted": 3, "failed": 0, "paid": 10})
+        assert await trio.to_thread.run_sync(taken[2].wait, 5)
+        return {"job_id": "00", "cost": 10}
+
+    with serving(path, job_run=run), Client(endpoint=path) as client:
+        seen = []
+        for done, event in zip(client.wasm_map(b"m", [b""] * 3, ordered=False), taken, strict=True):
+            seen.append(done.unit)
+            event.set()
+        assert seen == [2, 0, 1]
+        for event in taken:
+            event.clear()
+        ordered = iter(client.wasm_map(b"m", [b""] * 3))
+        taken[0].set()
+        assert next(ordered).unit == 0
+        taken[1].set()
+        assert [next(ordered).unit, next(ordered).unit] == [1, 2]
+        taken[2].set()
+
+
 def test_wasm_is_a_future(path: Path) -> None:
     with serving(path, job_run=echo), Client(endpoint=path) as client:
         job = client.wasm(b"module", stdin=b"x")
@@ -161,8 +190,8 @@ def test_the_next_job_can_be_paid_as_soon_as_the_last_result_is_there(path: Path
     release = threading.Event()
 
     async def run(params: dict[str, Any], emit: Emit) -> object:
-        await emit({"event": "job_ended", "job_id": "00", "accepted": 1, "failed": 0, "paid": 10})
         await emit(result_event(0, b"done"))
+        await emit({"event": "job_ended", "job_id": "00", "accepted": 1, "failed": 0, "paid": 10})
         await trio.to_thread.run_sync(release.wait)  # the claims settle later
         return {"job_id": "00", "cost": 10}
 

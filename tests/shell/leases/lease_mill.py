@@ -16,9 +16,9 @@ from executor.core.task import WasmTask
 from ledger.core.state import Refusal
 from ledger.wallet import EntryRefused
 from millrace.core.market import Offer
-from millrace.core.progress import UnitCommitted
+from millrace.core.progress import UnitAccepted, UnitCommitted, UnitFailed
 from millrace.journal import Journal, journal_in
-from millrace.leases import Buyer, JobOrder, JobReport, run_job
+from millrace.leases import Buyer, JobOrder, run_job
 from millrace.settle import Settler
 from millrace.work import LeaseServer, Worker, WorkPolicy
 from tests.core.ledger.ledger_forge import CREATED_MS, Forge, genesis, key
@@ -191,8 +191,20 @@ class Mill:
         return Offer(self.account, self.account, price, 10**9, 1 << 30, slots)
 
 
+@dataclass(frozen=True)
+class Bought:
+    """A job's report, with what was handed on while it ran."""
+
+    job_id: bytes
+    outcomes: tuple[Outcome | None, ...]
+    failures: dict[int, str]
+    paid: int
+    locked: int
+    liars: tuple[AccountId, ...]
+
+
 class Market:
-    """A buyer and its workers."""
+    """A buyer and its workers, and the audience of its jobs."""
 
     def __init__(self, town: Town, journal: Journal, nursery: trio.Nursery) -> None:
         self.town = town
@@ -200,6 +212,9 @@ class Market:
         self.nursery = nursery
         self.mills: dict[AccountId, Mill] = {}
         self.events: list[Progress] = []
+        self.outcomes: dict[int, Outcome] = {}
+        self.hold: Callable[[bool], None] = lambda _: None
+        self.news = trio.Event()
         self.wallet = TownWallet(town, BUYER)
         self.arbiter = TestRunner()
         self.victim: Mill | None = None
@@ -252,7 +267,7 @@ class Market:
         self.nursery.start_soon(self._serve, mill, theirs)
         return ours
 
-    async def run(self, tasks: tuple[WasmTask, ...], **changes: Any) -> JobReport:
+    async def run(self, tasks: tuple[WasmTask, ...], **changes: Any) -> Bought:
         fields: dict[str, Any] = {
             "module": MODULE,
             "tasks": tasks,
@@ -260,7 +275,15 @@ class Market:
             "cap": CREDIT // 2,
             "lock_span_s": 600.0,
         }
-        return await run_job(JobOrder(**(fields | changes)), self.buyer, self.hear)
+        self.outcomes, before = {}, len(self.events)
+        report = await run_job(JobOrder(**(fields | changes)), self.buyer, self)
+        failed = [event for event in self.events[before:] if isinstance(event, UnitFailed)]
+        failures = {event.unit: event.reason for event in failed}
+        assert len(failed) == len(failures) == report.failed
+        assert sorted([*self.outcomes, *failures]) == list(range(len(tasks)))
+        assert report.accepted == len(self.outcomes)
+        outcomes = tuple(self.outcomes.get(unit) for unit in range(len(tasks)))
+        return Bought(report.job_id, outcomes, failures, report.paid, report.locked, report.liars)
 
     async def kill_when_busy(self, victim: Mill) -> None:
         """Kill it with some units committed and some in its hands."""
@@ -268,10 +291,24 @@ class Market:
         await self.victim_busy.wait()
         victim.kill()
 
-    def hear(self, event: Progress) -> None:
+    def when_behind(self, hold: Callable[[bool], None]) -> None:
+        self.hold = hold
+
+    def hear(self, event: Progress, outcome: Outcome | None) -> None:
         self.events.append(event)
+        assert (outcome is not None) == isinstance(event, UnitAccepted)
+        if isinstance(event, UnitAccepted) and outcome is not None:
+            assert event.unit not in self.outcomes
+            self.outcomes[event.unit] = outcome
+            self.news.set()
         if isinstance(event, UnitCommitted) and self.victim and event.worker == self.victim.account:
             self.victim_busy.set()
+
+    async def results(self, count: int) -> None:
+        """Until so many results were handed on."""
+        while len(self.outcomes) < count:
+            self.news = trio.Event()
+            await self.news.wait()
 
     async def claims_done(self) -> None:
         """Until every living worker has claimed."""

@@ -105,6 +105,38 @@ async def test_one_worker_left_is_checked_by_the_buyer(autojump_clock: MockClock
         assert any(event.how == "arbiter" for event in market.seen(progress.UnitAccepted))
 
 
+async def test_each_result_is_handed_on_as_it_is_accepted(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
+        for n in range(3):
+            market.add_mill(n)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(market.run, tasks(60))
+            await market.results(5)
+            assert len(market.outcomes) < 30, "the job is far from its end"
+            assert not market.seen(progress.JobEnded)
+        (ended,) = market.seen(progress.JobEnded)
+        last = max(n for n, event in enumerate(market.events) if isinstance(event, progress.UnitAccepted))
+        assert market.events.index(ended) == last + 3, "what it cost is told behind the last result"
+        assert ended.paid == sum(event.paid for event in market.seen(progress.LeaseEnded))
+
+
+async def test_a_held_job_pays_for_what_is_out_and_begins_nothing(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
+        mills = [market.add_mill(n) for n in range(3)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(market.run, tasks(80))
+            await market.results(10)
+            market.hold(True)
+            begun = {event.unit for event in market.seen(progress.UnitStarted)}
+            await trio.sleep(30)
+            assert set(market.outcomes) == begun
+            assert sum(event.units for event in market.seen(progress.Paid)) == 2 * len(begun)
+            assert all(mill.server.active for mill in mills)
+            market.hold(False)
+        assert len(market.outcomes) == 80
+        market.hold(True)  # a job that is over does not mind
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 async def test_any_number_of_replicas(autojump_clock: MockClock, replicas: int) -> None:
     async with open_market() as market:
