@@ -45,7 +45,7 @@ export class Replay {
       throw error instanceof WireError ? new Violation("encoding", where, error.message) : error;
     }
     const { header, entries, certificate } = block;
-    where.slot = Number(header.slot);
+    Object.assign(where, { height: Number(header.height), slot: Number(header.slot) });
     must(header.epoch === 0, "chain", "epoch");
     must(header.height === parent.height + 1n, "chain", "height");
     must(header.parentSlot === parent.slot && header.parentHash.equals(parent.hash), "chain", "parent");

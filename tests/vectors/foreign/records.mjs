@@ -255,11 +255,11 @@ export const decodeTerms = (bytes) =>
     terms.moduleBytes = within(r.u32(), 1, 16 * 2 ** 20, "module_bytes");
     terms.pricePerTfuel = within(r.u64(), 0n, 2n ** 40n, "price_per_tfuel");
     terms.amount = amount(r.u64(), 1n, "amount");
-    terms.expiry = i63(r.u64(), "expiry");
+    terms.expiry = within(r.u64(), 1n, I63_MAX, "expiry");
     terms.fuelMax = within(r.u64(), 1n, 2n ** 56n, "fuel_max");
     terms.memoryBytesMax = within(r.u64(), 1n, 2n ** 40n, "memory_bytes_max");
     terms.wallMsMax = within(r.u32(), 1, 86400000, "wall_ms_max");
-    terms.outputBytesMax = within(r.u32(), 1, 3 * 2 ** 20, "output_bytes_max");
+    terms.outputBytesMax = within(r.u32(), 0, 3 * 2 ** 20, "output_bytes_max");
     terms.windowUnits = within(r.u16(), 1, 256, "window_units");
     terms.replicas = within(r.u8(), 1, 3, "replicas");
     need(terms.amount >= cost(terms.fuelMax, terms.pricePerTfuel), "the amount does not pay for one unit");
@@ -313,9 +313,9 @@ export function openEnvelope(bytes, networkId, now) {
 }
 
 const TOKEN = /^[a-z][a-z0-9_.-]{0,23}$/;
-const PRINTABLE = /^[\x20-\x7e]*$/;
+const PRINTABLE = /^[^\p{C}\p{Z}]*$/u; // after its plain spaces are gone
 const integer = (most) => (value) => typeof value === "bigint" && value >= 0n && value <= most;
-const label = (most) => (value) => typeof value === "string" && value.length <= most && PRINTABLE.test(value);
+const label = (most) => (value) => typeof value === "string" && Buffer.byteLength(value) <= most && PRINTABLE.test(value.replaceAll(" ", ""));
 const table = (good) => (value) =>
   value instanceof Map && value.size <= 16 && [...value].every(([key, inner]) => TOKEN.test(key) && good(inner));
 const ADVERT = {
@@ -381,7 +381,7 @@ export const decodeTask = (bytes) =>
     task.memory = within(r.u64(), 1n, TASK_LIMITS.memory, "memory_bytes");
     task.wallMs = within(r.u32(), 1, TASK_LIMITS.wall, "wall");
     task.output = within(r.u32(), 1, TASK_LIMITS.output, "output_bytes");
-    task.entry = clean(r.take(within(r.u16(), 0, 256, "entry")));
+    task.entry = clean(r.take(within(r.u16(), 1, 256, "entry")));
     const count = within(r.u16(), 0, 256, "arguments");
     let room = 65536;
     task.args = [];
@@ -400,7 +400,8 @@ export const taskDigest = (bytes) => sha256(ascii("millrace/1\0task\0"), bytes);
 export const decodeOutcome = (bytes) =>
   whole(bytes, (r) => {
     need(r.u8() === 1, "version of the outcome");
-    const outcome = { status: within(r.u8(), 0, 8, "status"), exitCode: r.u32(), fuel: r.u64() };
+    const outcome = { status: within(r.u8(), 0, 8, "status"), exitCode: r.u32() };
+    outcome.fuel = within(r.u64(), 0n, TASK_LIMITS.fuel, "fuel");
     [outcome.cpu, outcome.wall, outcome.memory] = [r.u64(), r.u64(), r.u64()];
     outcome.output = r.take(within(r.u32(), 0, 2 * 2 ** 20, "output"));
     outcome.stderr = r.take(within(r.u32(), 0, 16384, "stderr"));

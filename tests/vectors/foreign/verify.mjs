@@ -13,7 +13,7 @@
 //   node verify.mjs proofs FILE                      RFC 6962 probes (§5)
 //   node verify.mjs batch FILE                       a JSON list of such argument lists, answered in one list
 //
-// The answer is JSON: {"ok": true, …} or {"ok": false, "error": name in SPEC.md, "detail": …}.
+// A record's FILE may be hex:…, the bytes themselves; the answer is JSON: {"ok": true, …} or {"ok": false, "error": name in SPEC.md, "detail": …}.
 import { readFileSync } from "node:fs";
 import { strictKey, verifyBytes } from "./ed25519.mjs";
 import { examples } from "./examples.mjs";
@@ -25,6 +25,7 @@ import {
 } from "./records.mjs";
 import { Refused, WireError, accountOfPeerId, hex, need, peerId, unhex } from "./wire.mjs";
 
+const load = (word) => (word.startsWith("hex:") ? unhex(word.slice(4)) : readFileSync(word));
 const genesisOf = (path) => readNetworkFile(readFileSync(path)).genesis;
 const said = (genesis) => ({
   name: genesis.name,
@@ -36,23 +37,23 @@ const said = (genesis) => ({
 
 const commands = {
   network(path) {
-    const file = readNetworkFile(readFileSync(path));
+    const file = readNetworkFile(load(path));
     return { ...said(file.genesis), bootstrap: file.bootstrap };
   },
-  genesis: (path) => said(decodeGenesis(readFileSync(path))),
+  genesis: (path) => said(decodeGenesis(load(path))),
   receipt(network, path) {
     const genesis = genesisOf(network);
-    const receipt = decodeReceipt(readFileSync(path));
+    const receipt = decodeReceipt(load(path));
     verifyReceipt(receipt, genesis);
     const { entry, index, header } = receipt;
     return {
       entry: hex(entryId(entry, genesis.networkId)), type: entry.type, account: peerId(entry.account), index: Number(index), height: Number(header.height),
     };
   },
-  ledger: (network, path) => auditFile(genesisOf(network), readFileSync(path)),
+  ledger: (network, path) => auditFile(genesisOf(network), load(path)),
   block(network, path) {
     const genesis = genesisOf(network);
-    const { header, entries, certificate } = decodeFinalBlock(readFileSync(path));
+    const { header, entries, certificate } = decodeFinalBlock(load(path));
     const hash = headerHash(header, genesis.networkId);
     if (!certificate.blockHash.equals(hash)) throw new Refused("certificate", "another block");
     const fault = certificateFault(certificate, genesis);
@@ -61,7 +62,7 @@ const commands = {
   },
   voucher(network, path, payer) {
     const genesis = genesisOf(network);
-    const voucher = decodeVoucher(readFileSync(path));
+    const voucher = decodeVoucher(load(path));
     const account = accountOfPeerId(payer);
     need(strictKey(account), "the payer is not a strict key");
     if (!voucherSigned(voucher, account, genesis.networkId)) throw new Refused("bad_voucher");
@@ -69,13 +70,13 @@ const commands = {
   },
   terms(network, path, buyerSignature, workerSignature) {
     const { networkId } = genesisOf(network);
-    const terms = decodeTerms(readFileSync(path));
+    const terms = decodeTerms(load(path));
     const good = termsSigned(terms, terms.buyer, unhex(buyerSignature), networkId) && termsSigned(terms, terms.worker, unhex(workerSignature), networkId);
     if (!good) throw new Refused("signature");
     return { terms_hash: hex(termsHash(terms, networkId)), buyer: peerId(terms.buyer), worker: peerId(terms.worker), amount: String(terms.amount) };
   },
   envelope(network, path, now) {
-    const envelope = openEnvelope(readFileSync(path), genesisOf(network).networkId, BigInt(now));
+    const envelope = openEnvelope(load(path), genesisOf(network).networkId, BigInt(now));
     const { advert } = envelope;
     return {
       id: hex(envelope.id),

@@ -119,6 +119,7 @@ export function unpack(bytes) {
   return whole(bytes, (reader) => item(reader, 0));
 }
 function item(r, depth) {
+  need(depth < DEPTH_MAX, "nested too deep");
   const t = r.u8();
   if (t < 0x80) return BigInt(t);
   if (t >= 0xe0) return BigInt(t - 256);
@@ -153,13 +154,13 @@ function item(r, depth) {
   }
 }
 function list(r, count, depth) {
-  need(depth < DEPTH_MAX && count <= ITEMS_MAX, "nested too deep or too many items");
+  need(count <= ITEMS_MAX, "too many items");
   const out = [];
   while (out.length < count) out.push(item(r, depth + 1));
   return out;
 }
 function map(r, count, depth) {
-  need(depth < DEPTH_MAX && count <= ITEMS_MAX, "nested too deep or too many items");
+  need(count <= ITEMS_MAX, "too many items");
   const out = new Map();
   for (let left = count; left > 0; left--) {
     const key = item(r, depth + 1);
