@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -174,7 +173,6 @@ def private_dir(path: Path) -> Path:
 
 
 def _runtime_roots() -> tuple[Path, ...]:
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    roots = (Path(runtime),) if runtime.startswith("/") else ()
+    # Neither XDG_RUNTIME_DIR nor TMPDIR: a daemon under cron, sudo or a service has others than a shell.
     # A folder in /tmp is safe here because private_dir refuses one that another user made.
-    return (*roots, Path(f"/run/user/{os.getuid()}"), Path(tempfile.gettempdir()))
+    return Path(f"/run/user/{os.getuid()}"), Path("/tmp")  # noqa: S108 - as above
