@@ -80,7 +80,7 @@ class Evidence:
             Check(
                 "the liar was caught, and nobody else accused",
                 liars == {LIAR},
-                f"{lies} wrong results of {', '.join(sorted(liars)) or 'nobody'}",
+                f"{lies} wrong result{'s' if lies != 1 else ''} of {', '.join(sorted(liars)) or 'nobody'}",
             ),
             Check(
                 "the killed worker's units moved",

@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.table import Table
 from rich.text import Text
 
 from executor.core.limits import Limits
@@ -24,12 +23,12 @@ from ledger.core.amounts import format_credits
 from millrace.client import Unit
 from millrace.demo import words
 from millrace.demo.claims import Check, Evidence
-from millrace.demo.network import found_network, leftovers
+from millrace.demo.network import found_network, leftovers, socket_folders
 from millrace.demo.picture import Picture
 from millrace.demo.play import Assignment, Performance, Play, quantiles
 from millrace.demo.processes import STOP_SIGNALS, Crew
 from millrace.demo.stage import Stage
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,10 +57,15 @@ class Verdict:
 def run(argv: Sequence[str]) -> int:
     """Run the demo; 0 only if every claim held, 130 when interrupted."""
     options = _parse(argv)
+    _check_output(options.output)
     stage = Stage(quiet=options.quiet or options.json)
     verdict = Verdict()
     started = time.monotonic()
-    previous = {each: signal.signal(each, _interrupt) for each in STOP_SIGNALS}
+    previous = {
+        each: signal.signal(each, _interrupt)
+        for each in STOP_SIGNALS
+        if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN  # nohup stays nohup
+    }
     root: Path | None = None
     try:
         root = Path(tempfile.mkdtemp(prefix="millrace-demo-"))
@@ -74,8 +78,11 @@ def run(argv: Sequence[str]) -> int:
     except (RuntimeError, OSError, ValueError) as error:
         verdict.problem, verdict.code = f"{type(error).__name__}: {error}", EXIT_FAILED
     finally:
+        for each in previous:  # nothing may interrupt the tidying up
+            signal.signal(each, signal.SIG_IGN)
         if root is not None:
-            shutil.rmtree(root, ignore_errors=True)
+            for folder in (root, *socket_folders(root)):
+                shutil.rmtree(folder, ignore_errors=True)
         for each, handler in previous.items():
             signal.signal(each, handler)
     left = leftovers(root) if root is not None else []
@@ -160,11 +167,10 @@ def _conclude(stage: Stage, verdict: Verdict, *, as_json: bool) -> None:
         }
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for check in checks:
-        mark = "[green]✓[/]" if check.held else "[red]✗[/]"
-        table.add_row(mark, check.claim, f"[dim]{check.seen}[/]")
-    stage.print(table)
+    stage.verdicts((check.held, check.claim, check.seen) for check in checks)
+    missing = [name for name, standing in figures.get("sandbox", {}).items() if not standing]
+    if missing:
+        stage.print(Text(f"fewer walls here: {', '.join(missing)} (see: millrace doctor)", "yellow"))
     if "balances" in figures:
         owed = ", ".join(f"{name} {amount}" for name, amount in figures["balances"].items())
         stage.print(f"balances: {owed}")
@@ -172,6 +178,16 @@ def _conclude(stage: Stage, verdict: Verdict, *, as_json: bool) -> None:
     stage.print(
         Text(f"{said} · {figures['wall_s']} s", "bold green" if verdict.code == EXIT_OK else "bold red")
     )
+
+
+def _check_output(path: Path) -> None:
+    """Refuse a place that the picture cannot go to now, not after the whole play."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(
+            f"the picture cannot be written to {path.absolute()}",
+            "it is a folder, or this user may not write there",
+            "go to a folder of your own, or: millrace demo -- --output FILE",
+        )
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

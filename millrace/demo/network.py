@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from millrace.demo.processes import Crew, Member
 
-__all__ = ["BUYER", "LIAR", "VICTIM", "WITNESSES", "WORKERS", "DemoNetwork", "NotReady"]
+__all__ = ["BUYER", "LIAR", "VICTIM", "WITNESSES", "WORKERS", "DemoNetwork", "NotReady", "socket_folders"]
 
 WITNESSES: Final = ("north", "east", "south", "west")
 WORKERS: Final = ("ada", "barbara", "grace", "mallory")
@@ -169,9 +169,15 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+def socket_folders(root: Path) -> list[Path]:
+    """Folders elsewhere in which peers' sockets stand, when `root` is too deep for the path of a socket."""
+    folders = (find_paths({"MILLRACE_HOME": str(root / name)}).socket().parent for name in (*WORKERS, BUYER))
+    return [folder for folder in folders if not folder.is_relative_to(root)]
+
+
 def leftovers(root: Path) -> list[str]:
-    """Processes whose command line or environment names the demo's folder (Linux), and the folder itself."""
-    found = [str(root)] if root.exists() else []
+    """Processes whose command line or environment names the demo's folder (Linux), the folder, and its sockets'."""
+    found = [str(folder) for folder in (root, *socket_folders(root)) if folder.exists()]
     needle = os.fsencode(root)
     for entry in os.scandir("/proc") if os.path.isdir("/proc/self") else ():  # noqa: PTH112 - no Path per process
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

@@ -105,7 +105,7 @@ class Play:
                     self.stage.mark(name, "joined")
             return len(awake) == len(peers)
 
-        self.network.wait("nine peers on their feet", all_awake)
+        self.network.wait("every worker and the buyer on their feet", all_awake)
         heard: set[str] = set()
         self.network.wait("four offers at the buyer", lambda: self._hear(heard))
         for name in WITNESSES:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["STOP_SIGNALS", "Crew", "Member", "MemberLost"]
 
-STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends the demo in order: Ctrl-C, a polite kill, and a terminal that is closed."""
 
 STOP_WAIT_S: Final = 15.0
 """How long a process may take to stop in order before it is killed."""
@@ -65,7 +66,8 @@ class Member:
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back: raised between a fork and its entry in the list, they would leave a stray.
+    """Hold the stop signals back where one would leave a stray: between a fork and its entry in the list, and
+    while the processes are stopped.
 
     Not by a signal mask: Python runs its handlers in the main thread whichever thread the signal reached.
     """
@@ -134,15 +136,16 @@ class Crew:
 
     def stop(self) -> None:
         """Ask everybody to stop, newest first, and kill whoever does not within STOP_WAIT_S."""
-        for member in reversed(self.members):
-            if member.alive:
-                member.killed = True
-                member.process.terminate()
-        deadline = time.monotonic() + STOP_WAIT_S
-        while time.monotonic() < deadline and any(member.alive for member in self.members):
-            time.sleep(_POLL_S)
-        for member in self.members:
-            # the group too: a killed node's sandboxes end with it, this is for what could not
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(member.pid, signal.SIGKILL)
-            member.process.wait()
+        with _signals_wait():
+            for member in reversed(self.members):
+                if member.alive:
+                    member.killed = True
+                    member.process.terminate()
+            deadline = time.monotonic() + STOP_WAIT_S
+            while time.monotonic() < deadline and any(member.alive for member in self.members):
+                time.sleep(_POLL_S)
+            for member in self.members:
+                # the group too: a killed node's sandboxes end with it, this is for what could not
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(member.pid, signal.SIGKILL)
+                member.process.wait()

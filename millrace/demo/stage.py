@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
 
     from rich.console import RenderableType
@@ -101,10 +102,22 @@ class Stage:
             self._bar[name] = self._bars.add_task(name, total=total)
         self._bars.update(self._bar[name], completed=done)
 
+    def verdicts(self, checks: Iterable[tuple[bool, str, str]]) -> None:
+        """What was claimed, whether it held and what was seen: a table, or a line each where nobody watches."""
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for held, claim, seen in checks:
+            mark = Text("✓", "green") if held else Text("✗", "red")
+            if self.console.is_terminal:
+                table.add_row(mark, claim, Text(seen, "dim"))
+            else:
+                self.print(Text.assemble(mark, f" {claim}: {seen}"))
+        if table.row_count:
+            self.print(table)
+
     def print(self, *what: RenderableType) -> None:
         """Print below, for good."""
         if not self.quiet:
-            self.console.print(*what)
+            self.console.print(*what, soft_wrap=not self.console.is_terminal)
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="dim")
