@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - the names are the public interface, chosen to read well in an except clause
 """What can go wrong, said so that a person can act on it (SPEC.md §18).
 
 Every error says what happened, why, and the next thing to do. It has one `code` (its name on the local API)
