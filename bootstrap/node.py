@@ -33,7 +33,7 @@ from bootstrap.consensus import ConsensusLinks
 from bootstrap.genesis import NetworkFile, NetworkFileError, check_bootstrap_address, fault_line, load_network
 from ledger.archive import Archive
 from ledger.core.keys import AccountId, SigningKey, peer_id
-from ledger.core.requests import ANSWER_BYTES_MAX
+from ledger.core.requests import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX
 from ledger.service import LedgerService
 from ledger.store import StoreError, open_store
 from ledger.sync import Follower
@@ -151,7 +151,9 @@ async def _serve(
             follower = Follower(network.genesis, archive.store, lambda: witnesses, request, archive=archive)
             nursery.start_soon(follower.run)
             service = LedgerService(archive)
-        mesh.requests.serve(LEDGER, service.answer, body_bytes_max=ANSWER_BYTES_MAX)
+        mesh.requests.serve(
+            LEDGER, service.answer, body_bytes_max=ANSWER_BYTES_MAX, question_bytes_max=REQUEST_BYTES_MAX
+        )
         _log.info(
             "%s of network %r: %s",
             "witness" if is_witness else "entry point",

@@ -33,10 +33,13 @@ if TYPE_CHECKING:
     from ledger.core.keys import AccountId
     from ledger.core.state import Refusal
 
-__all__ = ["IN_FLIGHT_MAX", "IN_FLIGHT_PER_PEER_MAX", "LedgerService"]
+__all__ = ["IN_FLIGHT_MAX", "IN_FLIGHT_PER_PEER_MAX", "POLLS_MAX", "POLLS_PER_PEER_MAX", "LedgerService"]
 
 IN_FLIGHT_PER_PEER_MAX: Final = 16
 IN_FLIGHT_MAX: Final = 1024
+POLLS_PER_PEER_MAX: Final = 4
+POLLS_MAX: Final = 512
+"""Requests that wait for a block; over either limit one is answered at once, so that waiting never keeps out asking."""
 
 
 class LedgerService:
@@ -48,6 +51,7 @@ class LedgerService:
         self._archive = archive
         self._submit = submit
         self._in_flight: Counter[AccountId] = Counter()
+        self._polls: Counter[AccountId] = Counter()
 
     async def answer(self, peer: AccountId, request: bytes) -> bytes:
         """The answer to `request`, whatever its bytes are: an error answer says what is wrong with it."""
@@ -57,7 +61,7 @@ class LedgerService:
             )
         self._in_flight[peer] += 1
         try:
-            return encode_answer(await self._answer(decode_request(request)))
+            return encode_answer(await self._answer(peer, decode_request(request)))
         except WireError as error:
             return encode_error("bad_request", str(error))
         except StoreError:
@@ -67,14 +71,14 @@ class LedgerService:
             if not self._in_flight[peer]:
                 del self._in_flight[peer]
 
-    async def _answer(self, request: LedgerRequest) -> dict[str, Any]:
+    async def _answer(self, peer: AccountId, request: LedgerRequest) -> dict[str, Any]:
         match request:
             case Submit(data):
                 return await self._take(decode_entry(data))
             case Head():
                 return self._head()
             case BlocksFrom():
-                return await self._blocks(request)
+                return await self._blocks(peer, request)
             case AccountOf(account):
                 found = self._archive.chain.state.account(account)
                 line = {"balance": found.balance, "limit": found.limit, "seq": found.seq}
@@ -106,11 +110,20 @@ class LedgerService:
             "halted": self._archive.trouble,
         }
 
-    async def _blocks(self, request: BlocksFrom) -> dict[str, Any]:
-        if request.wait_ms and self._archive.height < request.height:
-            with trio.move_on_after(request.wait_ms / 1000):
-                await self._archive.wait_beyond(request.height - 1)
+    async def _blocks(self, peer: AccountId, request: BlocksFrom) -> dict[str, Any]:
+        if request.wait_ms and self._archive.height < request.height and self._may_wait(peer):
+            self._polls[peer] += 1
+            try:
+                with trio.move_on_after(request.wait_ms / 1000):
+                    await self._archive.wait_beyond(request.height - 1)
+            finally:
+                self._polls[peer] -= 1
+                if not self._polls[peer]:
+                    del self._polls[peer]
         return {"blocks": self._archive.store.blocks(request.height, request.count, BLOCKS_BYTES_MAX)}
+
+    def _may_wait(self, peer: AccountId) -> bool:
+        return self._polls[peer] < POLLS_PER_PEER_MAX and self._polls.total() < POLLS_MAX
 
     def _lock(self, lock_id: bytes) -> dict[str, Any]:
         lock = self._archive.chain.state.lock(lock_id)

@@ -20,6 +20,7 @@ from p2p.core.errors import DialError, LocalProtocolError, P2pError
 from p2p.core.messages import (
     ANSWER_BYTES_MAX,
     PEERS_ANSWER_MAX,
+    QUESTION_BYTES_MAX,
     Denied,
     PeersAnswer,
     PeersQuestion,
@@ -146,7 +147,13 @@ class Discovery:
 
     def join(self) -> None:
         """Recommend peers to those who ask."""
-        self._requests.serve(PEERS, self._answer, body_bytes_max=ANSWER_BYTES_MAX, in_flight_max=2)
+        self._requests.serve(
+            PEERS,
+            self._answer,
+            body_bytes_max=ANSWER_BYTES_MAX,
+            question_bytes_max=QUESTION_BYTES_MAX,
+            in_flight_max=2,
+        )
 
     # --- links ---
 

@@ -24,6 +24,7 @@ from p2p.core.messages import (
     ENVELOPES_BYTES_MAX,
     ENVELOPES_MAX,
     INDEX_ENTRIES_MAX,
+    QUESTION_BYTES_MAX,
     Denied,
     Envelopes,
     FetchQuestion,
@@ -96,7 +97,11 @@ class AdvertGossip:
     def join(self) -> None:
         """Serve neighbours' questions and take part in the topic."""
         self._requests.serve(
-            ADVERTS, self._answer, body_bytes_max=ANSWER_BYTES_MAX, in_flight_max=IN_FLIGHT_MAX
+            ADVERTS,
+            self._answer,
+            body_bytes_max=ANSWER_BYTES_MAX,
+            question_bytes_max=QUESTION_BYTES_MAX,
+            in_flight_max=IN_FLIGHT_MAX,
         )
 
     async def run_topic(self) -> None:

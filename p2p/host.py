@@ -218,6 +218,7 @@ class Host:
         handler: Callable[[Channel], Awaitable[None]],
         *,
         frame_bytes_max: int = FRAME_BYTES_MAX,
+        receive_bytes_max: int | None = None,
         streams_per_peer_max: int = STREAMS_PER_PEER_MAX,
     ) -> None:
         """Run `handler` for every channel a peer opens for `name`; its end closes the channel.
@@ -235,7 +236,13 @@ class Host:
                 await stream.reset()
                 return
             open_streams[account] += 1
-            channel = Channel(account, name, _ByteStream(stream), frame_bytes_max=frame_bytes_max)
+            channel = Channel(
+                account,
+                name,
+                _ByteStream(stream),
+                frame_bytes_max=frame_bytes_max,
+                receive_bytes_max=receive_bytes_max,
+            )
             try:
                 await handler(channel)
                 await channel.aclose()

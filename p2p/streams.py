@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import trio
@@ -19,11 +21,11 @@ from p2p.core.errors import (
 from p2p.core.framing import FRAME_BYTES_MAX, Decoder, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from ledger.core.keys import AccountId
 
-__all__ = ["ANSWERED", "FAILED", "Channel", "Connector", "Requests", "Stream"]
+__all__ = ["ANSWERED", "FAILED", "UNSENT_BYTES_MAX", "Channel", "Connector", "Requests", "Stream"]
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +34,10 @@ SEND_TIMEOUT_S: Final = 30.0
 OPEN_TIMEOUT_S: Final = 10.0
 IN_FLIGHT_MAX: Final = 64
 """Requests that wait for an answer on one channel, at either end."""
-IN_FLIGHT_TOTAL_MAX: Final = 512
+IN_FLIGHT_TOTAL_MAX: Final = 1024
+"""Requests of one name that are being answered, of all peers; each name has its own, so none starves another."""
+UNSENT_BYTES_MAX: Final = 16 << 20
+"""Answers that wait for their askers to read: over this, whoever has most waiting is hung up on."""
 REQUEST_ID_BYTES: Final = 4
 ANSWERED: Final = 0
 FAILED: Final = 1
@@ -72,12 +77,21 @@ class Channel:
     safe: a cancelled `receive` loses nothing; a cancelled `send` has sent nothing, or the channel is closed.
     """
 
-    def __init__(self, peer: AccountId, name: str, stream: Stream, *, frame_bytes_max: int) -> None:
+    def __init__(
+        self,
+        peer: AccountId,
+        name: str,
+        stream: Stream,
+        *,
+        frame_bytes_max: int,
+        receive_bytes_max: int | None = None,
+    ) -> None:
+        """`receive_bytes_max`: when what the peer may say is shorter than what we may."""
         self.peer = peer
         self.name = name
         self._stream = stream
         self._frame_bytes_max = frame_bytes_max
-        self._decoder = Decoder(frame_bytes_max=frame_bytes_max)
+        self._decoder = Decoder(frame_bytes_max=receive_bytes_max or frame_bytes_max)
         self._messages: list[bytes] = []
         self._send_lock = trio.Lock()
         self._receive_lock = trio.Lock()
@@ -89,13 +103,14 @@ class Channel:
         `ChannelClosed` when the peer is gone or does not read for `timeout_s`; `LocalProtocolError` when the
         message is over the limit.
         """
-        try:
-            frame = encode_frame(message, frame_bytes_max=self._frame_bytes_max)
-        except ValueError as error:
-            raise LocalProtocolError(f"{self.name}: {error}") from error
+        if not 1 <= len(message) <= self._frame_bytes_max:
+            raise LocalProtocolError(
+                f"{self.name}: a message of {len(message)} bytes, allowed are 1 to {self._frame_bytes_max}"
+            )
         async with self._send_lock:
             if self._closed:
                 raise ChannelClosed(f"{self.name}: the channel is closed")
+            frame = encode_frame(message, frame_bytes_max=self._frame_bytes_max)
             before = self._stream.written_bytes
             try:
                 with trio.fail_after(timeout_s):
@@ -172,6 +187,7 @@ class Connector(Protocol):
         handler: Callable[[Channel], Awaitable[None]],
         *,
         frame_bytes_max: int = ...,
+        receive_bytes_max: int | None = ...,
         streams_per_peer_max: int = ...,
     ) -> None:
         """Answer channels of a name."""
@@ -211,6 +227,27 @@ class _Line:
             self.waiting.clear()
 
 
+class _Unsent:
+    """Answers on their way out, by channel: their askers decide how fast they leave, and may not read at all."""
+
+    def __init__(self) -> None:
+        self._bytes: Counter[Channel] = Counter()
+
+    @contextmanager
+    def counted(self, channel: Channel, size_bytes: int) -> Iterator[None]:
+        """Count an answer while the block sends it; over the limit, hang up on whoever leaves most unread."""
+        self._bytes[channel] += size_bytes
+        try:
+            if self._bytes.total() > UNSENT_BYTES_MAX:
+                slowest, _ = self._bytes.most_common(1)[0]
+                slowest.abort()
+            yield
+        finally:
+            self._bytes[channel] -= size_bytes
+            if not self._bytes[channel]:
+                del self._bytes[channel]
+
+
 class Requests:
     """Questions and answers: one lasting stream per peer and name, many requests in flight on it."""
 
@@ -219,7 +256,7 @@ class Requests:
         self._host = host
         self._lines: dict[tuple[AccountId, str], _Line] = {}
         self._opening: dict[tuple[AccountId, str], trio.Lock] = {}
-        self._serving = trio.CapacityLimiter(IN_FLIGHT_TOTAL_MAX)
+        self._unsent = _Unsent()
 
     def serve(
         self,
@@ -227,12 +264,19 @@ class Requests:
         answer: Callable[[AccountId, bytes], Awaitable[bytes]],
         *,
         body_bytes_max: int = 1 << 20,
+        question_bytes_max: int | None = None,
         in_flight_max: int = IN_FLIGHT_MAX,
     ) -> None:
         """Answer requests of `name`; `answer(peer, body)` runs up to `in_flight_max` times per peer at once.
 
-        Whatever `answer` raises reaches the peer as a refusal without details, and our log with them.
+        Bodies have at most `body_bytes_max`, those of requests `question_bytes_max` if that is given. Whatever
+        `answer` raises reaches the peer as a refusal without details, and our log with them.
         """
+        serving = trio.CapacityLimiter(IN_FLIGHT_TOTAL_MAX)
+
+        async def answered(peer: AccountId, body: bytes) -> bytes:
+            async with serving:
+                return await answer(peer, body)
 
         async def serve_line(channel: Channel) -> None:
             slots = trio.Semaphore(in_flight_max)
@@ -241,10 +285,14 @@ class Requests:
                     if len(frame) < REQUEST_ID_BYTES:
                         raise RemoteProtocolError(f"{name}: not a request")
                     await slots.acquire()  # the peer's window is its back-pressure
-                    nursery.start_soon(self._answer, channel, frame, answer, slots)
+                    nursery.start_soon(self._answer, channel, frame, answered, slots)
 
         self._host.serve(
-            name, serve_line, frame_bytes_max=body_bytes_max + _HEAD_BYTES, streams_per_peer_max=2
+            name,
+            serve_line,
+            frame_bytes_max=body_bytes_max + _HEAD_BYTES,
+            receive_bytes_max=(question_bytes_max or body_bytes_max) + _HEAD_BYTES,
+            streams_per_peer_max=2,
         )
 
     async def _answer(
@@ -256,9 +304,10 @@ class Requests:
     ) -> None:
         request_id = frame[:REQUEST_ID_BYTES]
         try:
-            async with self._serving:
-                body = await answer(channel.peer, frame[REQUEST_ID_BYTES:])
-            await channel.send(request_id + bytes((ANSWERED,)) + body)
+            # one copy: it may have to wait a while for the peer to read
+            body = request_id + bytes((ANSWERED,)) + await answer(channel.peer, frame[REQUEST_ID_BYTES:])
+            with self._unsent.counted(channel, len(body)):
+                await channel.send(body)
         except P2pError as error:
             _log.debug("%s: no answer: %s", channel.name, error)
             await self._refuse(channel, request_id)

@@ -81,6 +81,7 @@ class MemoryHost:
         handler: Callable[[Channel], Awaitable[None]],
         *,
         frame_bytes_max: int = 1,
+        receive_bytes_max: int | None = None,
         streams_per_peer_max: int = 1,
     ) -> None:
         assert frame_bytes_max == MESSAGE_BYTES_MAX

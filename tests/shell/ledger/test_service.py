@@ -10,6 +10,7 @@ import trio
 
 from ledger.archive import Archive
 from ledger.core.encoding import pack
+from ledger.core.keys import SigningKey
 from ledger.core.receipt import Receipt
 from ledger.core.requests import (
     BLOCKS_BYTES_MAX,
@@ -24,13 +25,16 @@ from ledger.core.requests import (
     encode_request,
 )
 from ledger.core.state import Reason
-from ledger.service import IN_FLIGHT_PER_PEER_MAX, LedgerService
+from ledger.service import IN_FLIGHT_PER_PEER_MAX, POLLS_MAX, POLLS_PER_PEER_MAX, LedgerService
 from ledger.store import Batch, open_store
 from tests.core.ledger_ordering.machines import KEYS, PAYEE, PAYER, Machine, entry, genesis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ledger.core.entries import Entry
+    from ledger.core.keys import AccountId
 
 ONE = genesis(1)
 PEER, OTHER = KEYS[5].account, KEYS[6].account
@@ -131,8 +135,11 @@ async def test_a_long_poll_ends_with_the_block_or_the_time(archive: Archive, aut
 
 
 async def test_one_peer_cannot_hold_all_requests(archive: Archive, autojump_clock: object) -> None:
-    service = LedgerService(archive)
-    request = encode_request(BlocksFrom(9, wait_ms=20_000))
+    async def never(_entry: Entry) -> None:
+        await trio.sleep(20)
+
+    service = LedgerService(archive, never)
+    request = encode_request(Submit(entry(ONE, seq=1).encode()))
     async with trio.open_nursery() as nursery:
         for _ in range(IN_FLIGHT_PER_PEER_MAX):
             nursery.start_soon(service.answer, PEER, request)
@@ -142,3 +149,29 @@ async def test_one_peer_cannot_hold_all_requests(archive: Archive, autojump_cloc
         assert decode_answer(await service.answer(OTHER, encode_request(Head())))["height"] == 2
     assert decode_answer(await service.answer(PEER, encode_request(Head())))["height"] == 2
     assert BLOCKS_BYTES_MAX < 1 << 20
+
+
+async def test_waiting_for_blocks_keeps_nobody_out(archive: Archive, autojump_clock: object) -> None:
+    """Forty free keys with sixteen polls each took every place of a witness, and the network stood still."""
+    service = LedgerService(archive)
+    request = encode_request(BlocksFrom(9, wait_ms=20_000))
+    waiting = 0
+
+    async def poll(peer: AccountId) -> None:
+        nonlocal waiting
+        waiting += 1
+        assert decode_answer(await service.answer(peer, request)) == {"blocks": []}
+        waiting -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(IN_FLIGHT_PER_PEER_MAX):
+            nursery.start_soon(poll, PEER)
+        await trio.sleep(1)
+        assert waiting == POLLS_PER_PEER_MAX
+        for number in range(200):
+            for _ in range(POLLS_PER_PEER_MAX):
+                nursery.start_soon(poll, SigningKey(number.to_bytes(32, "big")).account)
+        await trio.sleep(1)
+        assert waiting == POLLS_MAX
+        assert decode_answer(await service.answer(PEER, encode_request(Head())))["height"] == 2
+    assert not waiting

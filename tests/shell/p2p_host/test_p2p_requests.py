@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trio.testing
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from p2p.core.errors import ChannelClosed, DialError, LocalProtocolError, RequestRefused, RequestTimeout
 from p2p.core.protocols import protocol_id
-from p2p.streams import Requests
+from p2p.streams import UNSENT_BYTES_MAX, Requests
 from tests.shell.p2p_host.attacker import session, speaking
 from tests.shell.p2p_host.support import NETWORK, Factory, eventually, new_key
 
@@ -183,3 +185,38 @@ async def test_the_bytes_of_the_spec(linked: tuple[Host, Requests, Host, Request
         await stream.write(bytes.fromhex("0000000700000001616263"))
         with trio.fail_after(3):
             assert await stream.read(12) == bytes.fromhex("000000080000000100636261")
+
+
+async def test_askers_that_do_not_read_are_hung_up_on(make_host: Factory) -> None:
+    """Twenty free keys that read nothing made a witness hold 220 MB of answers."""
+    host = await make_host()
+    held = 0
+
+    async def answer(_peer: AccountId, body: bytes) -> bytes:
+        return body * (1 << 20)
+
+    requests = Requests(host)
+    requests.serve("big", answer, body_bytes_max=1 << 20, question_bytes_max=16)
+    question = (5).to_bytes(4, "big") + (1).to_bytes(4, "big") + b"x"
+    async with trio.open_nursery() as nursery:
+
+        async def ask_and_not_read() -> None:
+            nonlocal held
+            with contextlib.suppress(MuxedStreamError):
+                async with session(host.addresses[0]) as muxed:
+                    stream = await speaking(muxed, protocol_id(NETWORK, "big"))
+                    held += 1
+                    await stream.write(question * 20)
+                    while not stream.was_reset:  # noqa: ASYNC110 - it has no event for us
+                        await trio.sleep(0.01)
+                held -= 1
+
+        for _ in range(3):
+            nursery.start_soon(ask_and_not_read)
+        await eventually(lambda: held == 3)
+        await eventually(lambda: held < 3)
+        assert requests._unsent._bytes.total() <= UNSENT_BYTES_MAX
+        friend = await make_host()
+        await friend.dial(host.addresses[0])
+        assert await Requests(friend).request(host.account, "big", b"y", 5) == b"y" * (1 << 20)
+        nursery.cancel_scope.cancel()
