@@ -5,9 +5,12 @@ node's disk by the auditor, and receipts are verified with the genesis record al
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from executor.core.outcome import Status
 from executor.core.task import WasmTask
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledgers", "LocalRun", "agree", "audit_disks", "check_receipts", "run_locally"]
 
+SLOTS: Final = min(4, os.cpu_count() or 1)
+
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
@@ -48,16 +53,21 @@ async def run_locally(
 ) -> LocalRun:
     """Run `module` on `units` in this machine's own sandbox, without any network; `progress` gets the units done."""
     sha256 = hashlib.sha256(module).digest()
-    outputs: list[bytes] = []
-    async with open_runner(RunnerConfig(cache_dir=cache_dir, slots=1)) as runner:
+    outputs: dict[int, bytes] = {}
+    async with open_runner(RunnerConfig(cache_dir=cache_dir, slots=SLOTS)) as runner:
         await runner.prepare(module)
-        for unit in units:
+
+        async def run(number: int, unit: Unit) -> None:
             outcome = await runner.run(WasmTask(sha256, args=unit.args, stdin=unit.stdin, limits=limits))
             if outcome.status is not Status.OK:
                 raise RuntimeError(f"the local run ended with {outcome.status.name}: {outcome.stderr!r}")
-            outputs.append(outcome.output)
+            outputs[number] = outcome.output
             progress(len(outputs))
-        return LocalRun(tuple(outputs), runner.layers)
+
+        async with trio.open_nursery() as nursery:
+            for number, unit in enumerate(units):
+                nursery.start_soon(run, number, unit)
+        return LocalRun(tuple(outputs[number] for number in range(len(units))), runner.layers)
 
 
 @dataclass(frozen=True, slots=True)
