@@ -79,7 +79,8 @@ class ConsensusLinks:
 
         async def receive_all(channel: Channel) -> None:
             if channel.peer not in self._out:
-                _log.warning("consensus: %s is no witness of this network; refused", peer_id(channel.peer))
+                # for debugging only: strangers must not be able to fill the log
+                _log.debug("consensus: %s is no witness of this network; refused", peer_id(channel.peer))
                 return
             async for message in channel:
                 deliver(channel.peer, message)

@@ -12,7 +12,7 @@ import socket
 import stat
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,10 +37,10 @@ from millrace.paths import private_dir
 from p2p.core.framing import Decoder, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-__all__ = ["AndThen", "Answer", "Emit", "api_serving", "serve_stream"]
+__all__ = ["CONNECTIONS_MAX", "AndThen", "Answer", "Emit", "api_serving", "serve_stream"]
 
 CONNECTIONS_MAX: Final = 32
 IDLE_S: Final = 60.0
@@ -103,21 +103,63 @@ async def api_serving(path: Path, answers: Mapping[str, Answer]) -> AsyncIterato
 async def _accept(
     listener: trio.socket.SocketType, answers: Mapping[str, Answer], nursery: trio.Nursery
 ) -> None:
-    slots = trio.Semaphore(CONNECTIONS_MAX)
+    places = _Places()
     while True:
-        await slots.acquire()  # no slot: the next client waits in the backlog
         try:
             connection, _address = await listener.accept()
         except OSError as error:  # out of descriptors, or a client gone before its turn
             _log.warning("a client could not be accepted: %s", error)
-            slots.release()
             await trio.sleep(0.1)
             continue
-        nursery.start_soon(_serve_socket, connection, answers, slots)
+        await places.take()  # all are busy: this client waits, and the next ones in the backlog
+        nursery.start_soon(_serve_socket, connection, answers, places)
+
+
+class _Places:
+    """Room for CONNECTIONS_MAX clients: where there is none left, whoever has been silent longest gives way.
+
+    Programs that connect and say nothing kept the command line out for IDLE_S.
+    """
+
+    def __init__(self) -> None:
+        self._free = trio.Semaphore(CONNECTIONS_MAX)
+        self._silent: dict[trio.CancelScope, None] = {}
+        self._is_wanted = False
+
+    async def take(self) -> None:
+        """Wait for a place; `give_back` it."""
+        try:
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            self._is_wanted = True
+            self._push_out()
+            await self._free.acquire()
+            self._is_wanted = False
+
+    def give_back(self) -> None:
+        """A client is gone."""
+        self._free.release()
+
+    @contextmanager
+    def silence(self) -> Iterator[trio.CancelScope]:
+        """The block waits for a client to say something, for IDLE_S at most, or until its place is needed."""
+        with trio.move_on_after(IDLE_S) as scope:
+            self._silent[scope] = None
+            if self._is_wanted:
+                self._push_out()
+            try:
+                yield scope
+            finally:
+                del self._silent[scope]
+
+    def _push_out(self) -> None:
+        longest = next((scope for scope in self._silent if not scope.cancel_called), None)
+        if longest is not None:
+            longest.cancel()
 
 
 async def _serve_socket(
-    connection: trio.socket.SocketType, answers: Mapping[str, Answer], slots: trio.Semaphore
+    connection: trio.socket.SocketType, answers: Mapping[str, Answer], places: _Places
 ) -> None:
     try:
         async with trio.SocketStream(connection) as stream:
@@ -125,18 +167,20 @@ async def _serve_socket(
             if uid not in (None, 0, os.getuid()):
                 _log.warning("refused a client of user %s on the local API", uid)
                 return
-            await serve_stream(stream, answers)
+            await serve_stream(stream, answers, places)
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
         _log.debug("a client's connection broke: %s", error)
     except Exception:  # noqa: BLE001 - the outermost frame of this client's task: it must not end the node
         _log.exception("a client's connection failed inside the node")
     finally:
-        slots.release()
+        places.give_back()
 
 
-async def serve_stream(stream: trio.abc.Stream, answers: Mapping[str, Answer]) -> None:
+async def serve_stream(
+    stream: trio.abc.Stream, answers: Mapping[str, Answer], places: _Places | None = None
+) -> None:
     """Serve one client's requests, one after the other, until it hangs up, is idle, or breaks the rules."""
-    client = _Client(stream)
+    client = _Client(stream, places or _Places())
     while True:
         try:
             request = await client.next_request()
@@ -211,8 +255,9 @@ class _Running:
 class _Client:
     """One connection: reads whole requests, sends whole messages, notices the hang-up."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, places: _Places) -> None:
         self._stream = stream
+        self._places = places
         self._decoder = Decoder(frame_bytes_max=API_FRAME_BYTES_MAX)
         self._frames: list[bytes] = []
         self.ended = False
@@ -255,7 +300,7 @@ class _Client:
 
     async def _next_message(self) -> Request | Part | None:
         while not self._frames:
-            with trio.move_on_after(IDLE_S) as scope:
+            with self._places.silence() as scope:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
             if scope.cancelled_caught or not data:
                 return None

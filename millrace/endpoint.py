@@ -37,6 +37,7 @@ __all__ = ["CALL_WAIT_S", "Endpoint", "Stream"]
 CALL_WAIT_S: Final = 30.0
 """How long a call waits for its answer unless told otherwise."""
 CONNECT_WAIT_S: Final = 5.0
+KNOCK_AGAIN_S: Final = 0.02
 RECEIVE_BYTES: Final = 64 << 10
 SOCKET_PATH_BYTES_MAX: Final = 107
 """What `sockaddr_un` of Linux holds, without its closing zero."""
@@ -101,13 +102,20 @@ class Endpoint:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(CONNECT_WAIT_S)
         try:
-            connection.connect(self.path)
+            self._knock(connection)
         except PermissionError as error:
             connection.close()
             raise DaemonUnavailable(
                 "the node does not let you in",
                 f"{self.path} belongs to another user",
                 "run the command as the user who started the node",
+            ) from error
+        except BlockingIOError as error:
+            connection.close()
+            raise DaemonUnavailable(
+                "the node is too busy to let you in",
+                f"too many programs wait on {self.path}",
+                "end some of them, or try again",
             ) from error
         except OSError as error:
             connection.close()
@@ -117,6 +125,17 @@ class Endpoint:
                 "start one with `millrace up`",
             ) from error
         return connection
+
+    def _knock(self, connection: socket.socket) -> None:
+        """Connect; while many others wait to be let in, which a Unix socket says at once, try again."""
+        deadline = time.monotonic() + CONNECT_WAIT_S
+        while True:
+            try:
+                return connection.connect(self.path)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(KNOCK_AGAIN_S)
 
 
 class Stream:

@@ -95,7 +95,7 @@ class LinkTable(INotifee):
             try:
                 watcher.send_nowait(event)
             except trio.WouldBlock:
-                _log.warning("a reader of link events is %d behind", LINK_EVENTS_MAX)
+                _log.debug("a reader of link events is %d behind", LINK_EVENTS_MAX)
             except trio.BrokenResourceError:
                 self._watchers.remove(watcher)
 

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from ledger.core.encoding import pack
-from millrace.api import AndThen, api_serving
+from millrace.api import CONNECTIONS_MAX, AndThen, api_serving
 from millrace.core.api_messages import PART_BYTES
 from millrace.endpoint import Endpoint
 from millrace.errors import DaemonUnavailable, JobTimeout, MillraceError, NoPeers, UsageError
@@ -210,8 +210,14 @@ async def test_stop_is_answered_before_the_node_leaves(path: Path) -> None:
 
 async def test_more_clients_than_slots_wait_their_turn(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.api.CONNECTIONS_MAX", 2)
-    async with api_serving(path, {"version": answer_version}):
+
+    async def audit(_params: dict[str, Any], _emit: Emit) -> object:
+        await trio.sleep_forever()
+
+    async with api_serving(path, {"version": answer_version, "ledger.audit": audit}):
         holders = [await trio.open_unix_socket(path) for _ in range(2)]
+        for holder in holders:  # busy, not silent: silent ones give way
+            await holder.send_all(encode_frame(pack({"id": 1, "method": "ledger.audit", "params": {}})))
         done = trio.Event()
 
         async def ask() -> None:
@@ -255,3 +261,14 @@ def test_a_node_that_dies_in_the_middle_is_unavailable(path: Path) -> None:
 def test_a_path_that_no_socket_can_have_says_so(path: Path) -> None:
     with pytest.raises(UsageError, match="too long"):
         Endpoint(path / ("x" * 120)).call("version")
+
+
+async def test_silent_programs_give_way(path: Path) -> None:
+    """Thirty-two programs that connected and said nothing kept everybody out for a minute."""
+    async with api_serving(path, {"version": answer_version}):
+        silent = [await trio.open_unix_socket(path) for _ in range(CONNECTIONS_MAX + 5)]
+        with trio.fail_after(5):
+            assert await in_thread(Endpoint(path).call, "version") == {"version": "0"}
+            assert await silent[0].receive_some(1) == b""
+        for stream in silent:
+            await stream.aclose()

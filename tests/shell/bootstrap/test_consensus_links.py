@@ -189,6 +189,7 @@ async def test_a_lost_channel_is_opened_again(autojump_clock: trio.testing.MockC
 async def test_strangers_and_wrong_sizes_change_nothing(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG")
     async with trio.open_nursery() as nursery:
         world = World(nursery)
         a, stranger = Node(world, A), MemoryHost(world, STRANGER)
