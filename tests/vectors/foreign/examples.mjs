@@ -158,6 +158,10 @@ function envelopes(spec, same, holds) {
     return { signed, bytes: Buffer.concat([signed, key.sign(KIND.ENVELOPE, id, signed)]) };
   };
   same("§10 envelope, the signed part", seal(unhex("c0ffee")).signed, spec.bytes("### 10.1 The envelope"));
+  const example = seal(unhex("c0ffee"));
+  const stated = spec.bytes("Signature and id of the example");
+  same("§10 envelope, signature and id", Buffer.concat([example.bytes.subarray(-64), sha256(example.signed)]), stated);
+  same("§10 digest of a bucket", sha256(key.account, u(64, T0)).subarray(0, 8), spec.span("with nobody else in it the digest is"));
   const advert = {
     kinds: ["wasm"], owner: key.account, slots_free: 3, runtimes: {}, cores: 1, memory_bytes: 0, rates: {}, price_per_tfuel: 0,
     price_core_hour: 0, name: "", region: "", watts: 0, carbon_g_per_kwh: 0, relayed: false, addresses: [],

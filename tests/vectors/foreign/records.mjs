@@ -1,4 +1,5 @@
-// Decoders and checks of what SPEC.md §3, §6.A, §7, §8, §10, §12 and §13 put into bytes.
+// Decoders and checks of what SPEC.md §3, §6.9, §7, §8, §10, §12 and §13 put into bytes.
+import { isIPv6 } from "node:net";
 import { KIND, needKey, signingBytes, strictKey, verifyBytes } from "./ed25519.mjs";
 import {
   AMOUNT_MAX, I63_MAX, Reader, Refused, WireError, ZERO32, accountOfPeerId, ascii, hex, need, sha256, text, u, unpack, whole,
@@ -83,7 +84,7 @@ export const decodeVoucher = (bytes) =>
 export const voucherSigned = (voucher, payer, networkId) =>
   verifyBytes(payer, signingBytes(KIND.VOUCHER, networkId, Buffer.concat([voucher.lockId, u(64, voucher.cumulative)])), voucher.signature);
 
-// ---- headers, votes, certificates, final blocks (§6.A) ----
+// ---- headers, votes, certificates, final blocks (§6.9) ----
 
 export function readHeader(r) {
   const from = r.at;
@@ -128,10 +129,10 @@ export function readCertificate(r) {
   return certificate;
 }
 export const decodeCertificate = (bytes) => whole(bytes, readCertificate);
-/** R6.A5: null, or what is wrong with it. */
+/** R6.24: null, or what is wrong with it. */
 export function certificateFault(certificate, genesis) {
-  if (certificate.signers.some((at) => at >= genesis.witnesses.length)) return "stranger";
   if (certificate.signers.length < genesis.quorum) return "quorum";
+  if (certificate.signers.some((at) => at >= genesis.witnesses.length)) return "stranger";
   const signed = ballotBytes(certificate, genesis.networkId);
   const good = certificate.signers.every((at, i) => verifyBytes(genesis.witnesses[at], signed, certificate.signatures[i]));
   return good ? null : "signature";
@@ -173,7 +174,7 @@ export class Log {
 
 /** R5.3: the root that `path` leads to, or null when its length is wrong. */
 export function inclusionRoot(leaf, index, size, path) {
-  if (index >= size || leaf.length !== 32) return null;
+  if (index >= size || leaf.length !== 32) return null; // R5.3
   let at = index;
   let last = size - 1n;
   let node = leaf;
@@ -335,7 +336,7 @@ const ADVERT = {
   relayed: [false, (v) => typeof v === "boolean"],
 };
 export function decodeAdvert(body, author) {
-  const map = unpack(body);
+  const map = unpack(body, 1024);
   need(map instanceof Map && map.size <= 64, "not a map of at most 64 fields");
   const advert = {};
   for (const [name, [fallback, good]] of Object.entries(ADVERT)) {
@@ -358,7 +359,7 @@ export function parseAddress(address) {
   const parts = address.split("/");
   need(parts[0] === "" && parts.length >= 5, "not an address");
   const [, family, host, transport, port, ...rest] = parts;
-  const hosts = { ip4: ip4, ip6: (h) => /^[0-9a-f:.]+$/i.test(h) && h.includes(":"), dns: dnsName, dns4: dnsName, dns6: dnsName };
+  const hosts = { ip4: ip4, ip6: (h) => !h.includes("%") && isIPv6(h), dns: dnsName, dns4: dnsName, dns6: dnsName };
   need(Object.hasOwn(hosts, family) && hosts[family](host) && transport === "tcp", "host or transport");
   need(/^[1-9][0-9]{0,4}$/.test(port) && Number(port) <= 65535, "port");
   if (!rest.length) return { peer: null, relayed: false };
@@ -368,7 +369,7 @@ export function parseAddress(address) {
   return { peer: accounts.at(-1), relayed };
 }
 const ip4 = (host) => /^(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){3}$/.test(host) && host.split(".").every((n) => Number(n) < 256);
-const dnsName = (host) => /^[A-Za-z0-9_.-]{1,253}$/.test(host);
+const dnsName = (host) => /^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$/.test(host);
 
 // ---- tasks and outcomes (§13) ----
 

@@ -114,9 +114,12 @@ const DEPTH_MAX = 16;
 const MESSAGE_MAX = 8 * 1024 * 1024;
 
 /** msgpack (R1.4): maps become Map, binaries Buffer, integers BigInt, floats Number. */
-export function unpack(bytes) {
+export function unpack(bytes, itemsMax = ITEMS_MAX) {
   need(bytes.length <= MESSAGE_MAX, "message too long");
-  return whole(bytes, (reader) => item(reader, 0));
+  return whole(bytes, (reader) => {
+    reader.room = itemsMax;
+    return item(reader, 0);
+  });
 }
 function item(r, depth) {
   need(depth < DEPTH_MAX, "nested too deep");
@@ -153,14 +156,18 @@ function item(r, depth) {
     default: throw new WireError(`msgpack type ${t.toString(16)} is not allowed`);
   }
 }
+function charge(r, count) {
+  r.room -= count;
+  need(r.room >= 0, "too many items");
+}
 function list(r, count, depth) {
-  need(count <= ITEMS_MAX, "too many items");
+  charge(r, count);
   const out = [];
   while (out.length < count) out.push(item(r, depth + 1));
   return out;
 }
 function map(r, count, depth) {
-  need(count <= ITEMS_MAX, "too many items");
+  charge(r, count);
   const out = new Map();
   for (let left = count; left > 0; left--) {
     const key = item(r, depth + 1);
