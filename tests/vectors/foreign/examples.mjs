@@ -127,6 +127,7 @@ function receipts(spec, same) {
   const receipt = Buffer.concat([example.transfer, u(64, 0), u(8, 1), leaf1, example.header, example.certificate]);
   same("§7 receipt", receipt, spec.bytes("The receipt for Alice's TRANSFER"));
   verifyReceipt(decodeReceipt(receipt), genesis);
+  example.receipt = receipt;
   same("§7 root of the path", inclusionRoot(leafHash(example.transfer), 0n, 2n, [leaf1]), example.root);
 }
 
@@ -220,6 +221,8 @@ function leases(spec, same, holds) {
   same("§12 number of messages", stated.length, messages.length);
   messages.forEach((message, at) => same(`§12 ${message.t}`, pack(message), stated[at]));
   for (const bytes of stated) unpack(unhex(bytes));
+  const locked = pack({ t: "locked", receipt: example.receipt });
+  same("§12 locked", locked.subarray(0, -496), spec.span("One message of each kind but `locked`, which is"));
 }
 
 function tasks(spec, same) {
