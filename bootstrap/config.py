@@ -8,13 +8,14 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import stat
 import tomllib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "BootstrapConfigError",
     "load_bootstrap_config",
     "prepare_data_dir",
+    "read_listen",
     "save_bootstrap_config",
 ]
 
@@ -31,6 +33,7 @@ LISTEN_DEFAULT: Final = ("/ip4/0.0.0.0/tcp/4710",)
 """A fixed port: an entry point's address stands in other people's network files."""
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 CONFIG_BYTES_MAX: Final = 64 << 10
+_ADDRESS: Final = re.compile(r"/(ip4|ip6)/[0-9A-Fa-f.:]+/tcp/[0-9]{1,5}")
 
 
 class BootstrapConfigError(ValueError):
@@ -115,6 +118,14 @@ def save_bootstrap_config(config: BootstrapConfig) -> None:
     beside.replace(config.settings)
 
 
+def read_listen(values: Sequence[str]) -> tuple[str, ...]:
+    """Listen addresses as somebody typed them; `ValueError` says what to write."""
+    checked = _listen(list(values))
+    if checked is None:
+        raise ValueError(f"write addresses such as {LISTEN_DEFAULT[0]}, at most 8")
+    return checked
+
+
 def prepare_data_dir(data: Path) -> None:
     """`data` as a folder of our own that nobody else can enter (0700); `BootstrapConfigError` otherwise."""
     try:
@@ -145,7 +156,7 @@ def prepare_data_dir(data: Path) -> None:
 def _listen(value: object) -> tuple[str, ...] | None:
     if not isinstance(value, list) or not 1 <= len(value) <= 8:
         return None
-    good = all(isinstance(item, str) and item.startswith("/") and "/tcp/" in item for item in value)
+    good = all(isinstance(item, str) and _ADDRESS.fullmatch(item) for item in value)
     return tuple(value) if good else None
 
 

@@ -17,9 +17,10 @@ from bootstrap.config import (
     BootstrapConfig,
     load_bootstrap_config,
     prepare_data_dir,
+    read_listen,
     save_bootstrap_config,
 )
-from bootstrap.genesis import load_network, save_network
+from bootstrap.genesis import check_bootstrap_address, load_network, save_network
 from ledger.core.keys import peer_id
 from millrace.cli.frame import Session, refuse, verb
 
@@ -46,14 +47,24 @@ _data = click.option(
 def bootstrap_init_verb(session: Session, data: str, listen: tuple[str, ...], announce: str) -> int:
     """Make the key of an entry point, and print what `network create --witness` wants. Repeating it is safe."""
     config = _config(session, data)
+    if listen:
+        try:
+            config = replace(config, listen=read_listen(listen))
+        except ValueError as error:
+            raise click.BadParameter(f"{listen[0]!r}: {error}", param_hint="--listen") from error
     prepare_data_dir(config.data)
-    config = replace(config, listen=listen) if listen else config
     key, made = _key(config)
-    if made or listen or not config.settings.exists():
-        save_bootstrap_config(config)
     name = peer_id(key.account)
     address = announce or config.listen[0]
     witness = f"{name}@{address}"
+    try:
+        check_bootstrap_address(f"{address}/p2p/{name}")
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{address!r} is not an address such as /ip4/192.0.2.1/tcp/4710", param_hint="--announce"
+        ) from error
+    if made or listen or not config.settings.exists():
+        save_bootstrap_config(config)
     document = {
         "peer_id": name,
         "witness": witness,
@@ -69,7 +80,10 @@ def bootstrap_init_verb(session: Session, data: str, listen: tuple[str, ...], an
         )
     if "/tcp/0" in address:
         session.say("port 0 means any free port: nobody can know it; give one with --listen")
-    session.say(f"next: millrace network create NAME --witness {witness} … then: millrace bootstrap run")
+    session.say(
+        f"next, once for the network: millrace network create NAME --witness {witness} --limit PEERID=CREDITS"
+        "\nthen, here: millrace bootstrap run --network NAME.toml"
+    )
     return 0
 
 
@@ -97,6 +111,12 @@ def bootstrap_run_verb(session: Session, data: str, network_path: str, log_level
                 "use another --data DIR",
             )
         save_network(config.network, network)
+    if not config.network.exists():
+        refuse(
+            "this entry point has no network yet",
+            f"{config.network} does not exist",
+            "millrace bootstrap run --network FILE (made once for all: millrace network create --help)",
+        )
     load_network(config.network)
     command = [sys.executable, "-m", NODE_MODULE, "--data", str(config.data)]
     command += ["--json"] if session.json else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +14,7 @@ import click
 from millrace.cli import daemon
 from millrace.cli.configuration import parse_flags, set_flag
 from millrace.cli.frame import Session, refuse, verb
+from millrace.cli.key import make_key
 from millrace.errors import BY_CODE, DaemonUnavailable, JobTimeout, MillraceError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def up_verb(session: Session, yes: bool, foreground: bool, sets: tuple[str, ...]
     if _already(session):
         return 0
     config = _ask_to_lend(session, config, yes, sets)
-    _make_key(session, config)
+    make_key(session)  # a loose key is refused here, where somebody reads it
     command = daemon.node_command(session.profile, session.config, sets)
     with daemon.only_one_starts(config.paths, deadline):
         if _already(session):
@@ -131,24 +131,11 @@ def _check_network(config: NodeConfig) -> None:
     load_network(config.paths.network)
 
 
-def _make_key(session: Session, config: NodeConfig) -> None:
-    from ledger.core.keys import peer_id
-    from millrace.paths import private_dir
-    from p2p.identity import create_identity, load_identity
-
-    private_dir(config.paths.data)
-    if config.paths.key.exists():
-        load_identity(config.paths.key)  # refuse a loose key here, where somebody reads it
-        return
-    key = create_identity(config.paths.key, secrets.token_bytes(32))
-    session.say(f"made a key: this node is {peer_id(key.account)} (keep a copy of {config.paths.key})")
-
-
 def _ask_to_lend(session: Session, config: NodeConfig, yes: bool, sets: tuple[str, ...]) -> NodeConfig:
     """Lending begins with an explicit yes, which is written into config.toml."""
     from millrace.config import set_value
 
-    if config.share.lends or (config.paths.config.exists() and not yes):
+    if config.share.lends or (_was_asked(session, sets) and not yes):
         return config
     if not yes:
         session.say(
@@ -166,6 +153,14 @@ def _ask_to_lend(session: Session, config: NodeConfig, yes: bool, sets: tuple[st
         yes = answer
     set_value(config.paths.config, "share.when", "always" if yes else "never")
     return session.load_config(parse_flags(sets))
+
+
+def _was_asked(session: Session, sets: tuple[str, ...]) -> bool:
+    """Whether somebody has decided about lending; other settings alone are no answer."""
+    from millrace.config_check import check_config
+
+    values, _problems = check_config(session.paths, os.environ, parse_flags(sets))
+    return any(each.setting.key == "share.when" and each.source.kind != "default" for each in values)
 
 
 def _wait_for_answer(

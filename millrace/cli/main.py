@@ -59,7 +59,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "receipt": "Receipts of this node's entries.",
         "verify": "Check a receipt offline, with the network file alone.",
     },
-    "key": {"show": "The peer id of this node."},
+    "key": {"create": "Make this node's key; prints its peer id.", "show": "The peer id of this node."},
     "config": {
         "show": "Every setting in force.",
         "check": "List every problem of the configuration.",

@@ -95,7 +95,10 @@ def network_create_verb(  # noqa: PLR0917 - one argument per flag
         session.say(
             "no --limit was given: every balance starts at 0 and none may fall below, so nobody can pay"
         )
-    session.say(f"next, on every machine: millrace network join {path}")
+    session.say(
+        f"next, on each entry point: millrace bootstrap run --network {path}"
+        f"\nand on every other machine: millrace network join {path}, then millrace up"
+    )
     return 0
 
 
@@ -114,17 +117,18 @@ def network_join_verb(session: Session, file: Path, force: bool) -> int:
             before: NetworkFile | None = load_network(paths.network)
         except NetworkFileError:
             before = None  # whatever stands there serves nobody
-        if before is not None and before.network_id != network.network_id and not force:
+        other = before is not None and before.network_id != network.network_id
+        if before is not None and other and paths.ledger.exists():
+            refuse(
+                f"this node belongs to {before.name!r} already, and its ledger stands in {paths.data}",
+                "records of two networks must not mix",
+                f"use a second node: {beside}",
+            )
+        if before is not None and other and not force:
             refuse(
                 f"this node belongs to {before.name!r} already",
-                "its ledger and vouchers are of that network",
+                "a node is a member of one network",
                 f"use a second node: {beside} (or --force to leave)",
-            )
-        if before is not None and before.network_id != network.network_id and paths.ledger.exists():
-            refuse(
-                f"the ledger of {before.name!r} stands in {paths.data}",
-                "records of two networks must not mix",
-                beside,
             )
     if session.endpoint.answers():
         session.say("the running node keeps what it has; next: millrace down, then millrace up")

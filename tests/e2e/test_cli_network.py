@@ -55,8 +55,7 @@ def witness(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         probe.bind(("127.0.0.1", 0))
         listen = f"/ip4/127.0.0.1/tcp/{probe.getsockname()[1]}"
     made = operator.type("bootstrap", "init", "--listen", listen)
-    member.type("bootstrap", "init", "--data", str(tmp_path / "member"))  # makes the key that gets a limit
-    peer = member.type("key", "show")["peer_id"]
+    peer = member.type("key", "create")["peer_id"]  # the key that gets a limit
     file = str(tmp_path / "home.toml")
     created = operator.type(
         "network", "create", "home", "--witness", made["witness"], "--limit", f"{peer}=10", "-o", file

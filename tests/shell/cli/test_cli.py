@@ -246,11 +246,30 @@ def test_a_network_that_cannot_be_is_not_made(
     assert not file.exists()
 
 
+def test_a_key_can_be_made_before_there_is_a_network(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    assert main(["key", "create"]) == 0
+    made = capsys.readouterr().out
+    assert main(["key", "create"]) == 0
+    assert main(["key", "show"]) == 0
+    assert capsys.readouterr().out == made * 2
+    (home / "node.key").chmod(0o644)
+    assert main(["key", "create"]) == 1
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--announce"])
+def test_an_entry_point_is_not_made_where_nobody_can_reach_it(
+    flag: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["bootstrap", "init", "--data", str(tmp_path / "w"), flag, "nonsense"]) == 2
+    assert flag in capsys.readouterr().err
+    assert not (tmp_path / "w" / "bootstrap.toml").exists()
+
+
 def test_a_key_is_shown_and_a_loose_one_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     assert main(["key", "show"]) == 1
-    assert "no key yet" in capsys.readouterr().err
+    assert "millrace key create" in capsys.readouterr().err
     witness = init(capsys, home)
     assert main(["key", "show"]) == 0
     assert capsys.readouterr().out.strip() == witness.partition("@")[0]
