@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bootstrap.genesis import NetworkFile, NetworkFileError, fault_line, load_network
+from executor.cgroups import find_hierarchy
 from ledger.core.keys import peer_id
 from millrace.config_check import check_config
 from millrace.endpoint import Endpoint
@@ -38,6 +39,10 @@ CLOCK_AHEAD_S_MAX: Final = 5
 DAEMON_WAIT_S: Final = 5.0
 EARLIEST_S: Final = 1_735_689_600
 """2025-01-01: a clock before it was never set."""
+_CGROUP_SIGNS: Final = {
+    "/sys/fs/cgroup/cgroup.controllers": "version 2",
+    "/sys/fs/cgroup/memory": "version 1",
+}
 BWRAP_INSTALL: Final = "sudo apt-get install bubblewrap (or your system's package of that name)"
 
 
@@ -121,23 +126,16 @@ def _user_namespaces() -> Finding:
 
 def _cgroups() -> Finding:
     name = "cgroups"
-    cost = "memory of a task is limited by its own process only, and its CPU time by fuel"
-    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        if Path("/sys/fs/cgroup/memory").is_dir():
-            return _good(name, "version 1")
-        return Finding(
-            name, Standing.POOR, "none mounted", cost, "use a system with cgroups v2 (any since 2021)"
-        )
-    own = _read(Path("/proc/self/cgroup")).rpartition("::")[2] or "/"
-    group = Path("/sys/fs/cgroup") / own.lstrip("/")
-    if os.access(group, os.W_OK):
-        return _good(name, f"version 2, {own} is ours to divide")
+    hierarchy = find_hierarchy()
+    if hierarchy is not None:
+        return _good(name, f"version {hierarchy.version}, groups with limits can be made")
+    mounted = next((text for path, text in _CGROUP_SIGNS.items() if Path(path).exists()), "none mounted")
     return Finding(
         name,
         Standing.POOR,
-        f"version 2, but {own} is not ours",
-        cost,
-        "systemd-run --user --scope -p Delegate=yes millrace up",
+        f"{mounted}; this process may not make groups with a memory and a process limit",
+        "memory of a task is limited by its own process only, and its CPU time by fuel",
+        "run the node as a user, or in a group, that may (version 2: memory and pids in cgroup.subtree_control)",
     )
 
 
@@ -270,10 +268,8 @@ def _daemon(socket: Path) -> Finding:
             "nobody sees what it offers, and it sees no offers",
             "millrace network show (are its entry points up, and reachable from here?)",
         )
-    return _good(
-        "node",
-        f"answers on {socket}, linked with {peers.get('linked') if isinstance(peers, dict) else '?'} peers",
-    )
+    linked = peers.get("linked") if isinstance(peers, dict) else "?"
+    return _good("node", f"answers on {socket}, linked with {linked} peer{'' if linked == 1 else 's'}")
 
 
 def sandbox_findings() -> list[Finding]:

@@ -130,10 +130,17 @@ def _print(session: Session, event: dict[str, Any], job_id: str, cost: int, outp
             f"millrace jobs show {job_id}",
             code=TASK_FAILED,
         )
-    session.say(
-        f"paid {format_credits(cost)} credits for {event.get('fuel')} fuel; agreed by {event.get('how')}"
-    )
+    session.say(f"paid {format_credits(cost)} credits for {event.get('fuel')} fuel; {_trust(event)}")
     return 0
+
+
+def _trust(event: dict[str, Any]) -> str:
+    """What made the result believed, for people."""
+    workers = event.get("workers")
+    count = len(workers) if isinstance(workers, (list, tuple)) else 0
+    if event.get("how") == "arbiter":
+        return "checked by a run on this machine"
+    return f"{count} peers agree" if count > 1 else "the word of one peer (--replicas 1)"
 
 
 def _read(path: Path, what: str) -> bytes:
