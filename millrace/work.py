@@ -40,6 +40,9 @@ __all__ = ["LEASE_PROTOCOL", "LeaseServer", "WorkPolicy", "Worker"]
 
 MODULE_CACHE_BYTES_MAX: Final = 64 << 20
 """Modules kept in memory, so that a returning buyer need not send its code again."""
+UNPROVED_MAX: Final = 8
+"""Leases without a proved LOCK. Over it the oldest gives way, one without terms first: a stream costs its peer nothing,
+and four free keys that said nothing kept a worker from all work."""
 SALT_BYTES: Final = 32
 REFUSE_S: Final = 5.0
 
@@ -92,14 +95,15 @@ class LeaseServer:
         self.policy = policy
         self.units_running = 0
         self._worker = worker
-        self._active = 0
+        self._active = 0  # leases with a proved LOCK
+        self._unproved: dict[_Served, None] = {}
         self._draining = False
         self._modules: OrderedDict[bytes, bytes] = OrderedDict()
 
     @property
     def active(self) -> int:
-        """Leases being served now."""
-        return self._active
+        """Leases being served now: those whose terms both sides have signed."""
+        return self._active + sum(served.has_terms for served in self._unproved)
 
     @property
     def slots_free(self) -> int:
@@ -119,14 +123,25 @@ class LeaseServer:
         if self._draining or self._active >= self.policy.leases_max:
             await _turn_away(channel, "no new leases now" if self._draining else "all leases are taken")
             return
-        self._active += 1
+        served = _Served(self, self._worker, self.policy.lease, channel)
+        if len(self._unproved) >= UNPROVED_MAX:
+            oldest = min(self._unproved, key=lambda each: each.has_terms)  # the first of equals is the oldest
+            self._unproved.pop(oldest)
+            oldest.give_way()
+        self._unproved[served] = None
         try:
-            await _Served(self, self._worker, self.policy.lease, channel).run()
+            await served.run()
         except Exception:  # noqa: BLE001 - see the comment below
             # The outermost frame of this lease's task: what went wrong here must not take other leases along.
             _log.exception("a lease failed; its money is settled from the journal")
         finally:
-            self._active -= 1
+            self._unproved.pop(served, None)
+            self._active -= served.is_proved
+
+    def prove(self, served: _Served) -> None:
+        """A lease's LOCK is proved: it counts, and no longer gives way to others."""
+        self._unproved.pop(served, None)
+        self._active += 1
 
     def module(self, sha256: bytes) -> bytes | None:
         """A module seen before."""
@@ -161,6 +176,7 @@ class _Served:
         self._lease_id = b""
         self._running: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery
+        self.is_proved = False
         self._machine = WorkerLease(
             channel.peer,
             worker.key,
@@ -170,6 +186,15 @@ class _Served:
             now=(trio.current_time(), worker.clock_ms()),
         )
         self._talk = Conversation(self._machine, channel, notice=self._notice, perform=self._perform)
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether terms are signed by both sides."""
+        return self._machine.terms is not None
+
+    def give_way(self) -> None:
+        """End this lease, to which nobody has committed money, in favour of a newer one."""
+        self._talk.feed(lease.Finish("others are waiting"))
 
     async def run(self) -> None:
         reason = "this node stopped"
@@ -211,6 +236,8 @@ class _Served:
                 journal.agreed(self._lease_id, Role.WORKER, terms, worker.clock_ms())
             case lease.KeepLock(lock_id, receipt):
                 journal.locked(self._lease_id, lock_id, receipt)
+                self.is_proved = True
+                self._server.prove(self)
             case lease.KeepVoucher(voucher):
                 journal.keep_voucher(self._lease_id, voucher)
             case lease.Run(unit, task):
