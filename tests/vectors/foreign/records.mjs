@@ -403,7 +403,9 @@ export const decodeOutcome = (bytes) =>
     need(r.u8() === 1, "version of the outcome");
     const outcome = { status: within(r.u8(), 0, 8, "status"), exitCode: r.u32() };
     outcome.fuel = within(r.u64(), 0n, TASK_LIMITS.fuel, "fuel");
-    [outcome.cpu, outcome.wall, outcome.memory] = [r.u64(), r.u64(), r.u64()];
+    outcome.cpu = within(r.u64(), 0n, 10n ** 15n - 1n, "CPU");
+    outcome.wall = within(r.u64(), 0n, 10n ** 15n - 1n, "wall");
+    outcome.memory = r.u64();
     outcome.output = r.take(within(r.u32(), 0, 2 * 2 ** 20, "output"));
     outcome.stderr = r.take(within(r.u32(), 0, 16384, "stderr"));
     return outcome;

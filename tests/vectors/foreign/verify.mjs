@@ -8,6 +8,8 @@
 //   node verify.mjs voucher NETWORK FILE PAYER       PAYER is a peer id (§3.3)
 //   node verify.mjs terms NETWORK FILE BUYER-SIGNATURE WORKER-SIGNATURE   signatures in hex (§12.1)
 //   node verify.mjs envelope NETWORK FILE NOW_MS     an advert or its withdrawal (§10)
+//   node verify.mjs task FILE                        a task's form and digest (§13.1)
+//   node verify.mjs outcome FILE                     an outcome's (§13.5)
 //   node verify.mjs examples SPEC.md                 every example of the text, computed anew
 //   node verify.mjs signatures FILE                  list of {pk, msg, sig} or speccheck's form: which are accepted (§2.3)
 //   node verify.mjs proofs FILE                      RFC 6962 probes (§5)
@@ -20,8 +22,8 @@ import { examples } from "./examples.mjs";
 import { Violation, auditFile } from "./ledger.mjs";
 import { readNetworkFile } from "./networkfile.mjs";
 import {
-  certificateFault, consistent, decodeFinalBlock, decodeGenesis, decodeReceipt, decodeTerms, decodeVoucher, entryId, headerHash,
-  inclusionRoot, openEnvelope, termsHash, termsSigned, verifyReceipt, voucherSigned,
+  certificateFault, consistent, decodeFinalBlock, decodeGenesis, decodeOutcome, decodeReceipt, decodeTask, decodeTerms, decodeVoucher, entryId, headerHash,
+  inclusionRoot, openEnvelope, outcomeDigest, taskDigest, termsHash, termsSigned, verifyReceipt, voucherSigned,
 } from "./records.mjs";
 import { Refused, WireError, accountOfPeerId, hex, need, peerId, unhex } from "./wire.mjs";
 
@@ -85,6 +87,14 @@ const commands = {
       withdrawn: !advert,
       ...(advert ? { kinds: advert.kinds, slots_free: Number(advert.slots_free), addresses: advert.addresses } : {}),
     };
+  },
+  task(path) {
+    const bytes = load(path);
+    return { entry: decodeTask(bytes).entry, digest: hex(taskDigest(bytes)) };
+  },
+  outcome(path) {
+    const outcome = decodeOutcome(load(path));
+    return { status: outcome.status, digest: hex(outcomeDigest(outcome)) };
   },
   examples(path) {
     const all = examples(readFileSync(path, "utf8"));
