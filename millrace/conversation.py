@@ -2,7 +2,8 @@
 
 The machine's actions are first shown to `notice`, at once and in order: it persists, and tells whoever must
 know. Then they queue for `perform`, which may wait. So what must be durable is durable before the message
-that depends on it is even queued.
+that depends on it is even queued, or before it leaves the queue; and before `after_message` returns, no
+further message is read.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Conversation:
         *,
         notice: Callable[[Action], None],
         perform: Callable[[Action], Awaitable[None]],
+        after_message: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.ended: Ended | None = None
         self.sent_bytes = 0
@@ -65,6 +67,7 @@ class Conversation:
         self._channel = channel
         self._notice = notice
         self._perform = perform
+        self._after_message = after_message
         self._alarm = Alarm()
         self._scope = trio.CancelScope()
         self._queue, self._actions = trio.open_memory_channel[Action](ACTIONS_QUEUED_MAX)
@@ -110,6 +113,8 @@ class Conversation:
                 self.feed(Fault(str(error)))
                 return
             self.feed(message)
+            if self._after_message is not None:
+                await self._after_message()
 
     async def _work(self) -> None:
         broken = False

@@ -1,18 +1,23 @@
 """What this node must not forget about jobs, leases and money, in SQLite (SPEC.md §12).
 
-Calls are synchronous and made from the event-loop thread: a write is one short transaction (a few ms with
-synchronous=FULL), and "written, then sent" is then plain to read at each call site. Timeline events are not
-money: they wait for the next write, or for EVENTS_PENDING_MAX of them.
+Calls are synchronous: a write is one short transaction (a few ms with synchronous=FULL), and "written, then sent"
+is then plain to read at each call site. Writes that come often, which are vouchers, go through `wait_for`, so that
+the event loop does not wait for the disk. Timeline events are not money: they wait for the next write, or for
+EVENTS_PENDING_MAX of them.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import threading
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from ledger.core.entries import Voucher, decode_voucher
 from ledger.core.keys import AccountId
@@ -20,7 +25,7 @@ from millrace.core.progress import progress_fields
 from millrace.core.terms import Terms, decode_terms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from millrace.core.progress import Progress
@@ -127,13 +132,26 @@ _JOBS: Final = (
 
 
 class Journal:
-    """One connection, used from one thread. Every write is durable when the call returns, except `note`."""
+    """One connection; from any thread, one call at a time. Every write is durable when it returns, except `note`."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, on_disk: bool) -> None:
         """Use `open_journal`."""
         self._db = connection
-        self._pending: list[tuple[bytes, int, int, str]] = []
+        self._on_disk = on_disk
+        self._turn = trio.CapacityLimiter(1)
+        self._lock = threading.RLock()
+        self._pending: deque[tuple[bytes, int, int, str]] = deque()
         self._numbers: dict[bytes, int] = {}
+
+    async def wait_for(self, write: Callable[[], None]) -> None:
+        """Do one write in a thread, after those that were asked for before it. Once asked for it is done, cancelled
+        or not. A database in memory has no disk to wait for: there it is done at once.
+        """
+        if self._on_disk:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(write, limiter=self._turn)
+        else:
+            write()
 
     # -- jobs
 
@@ -210,17 +228,19 @@ class Journal:
 
     def keep_voucher(self, lease_id: bytes, voucher: Voucher) -> None:
         """Remember the best voucher of a lease: one that is worth less than the kept one changes nothing."""
-        record = self.lease(lease_id)
-        if record is None:
-            raise JournalError("a voucher of a lease that the journal does not know")
-        more = voucher.cumulative - (record.voucher.cumulative if record.voucher else 0)
-        if more > 0:
-            # A job of ours costs what our vouchers promise; for leases we serve there is no such job here.
-            self._write(
-                "UPDATE jobs SET paid = paid + ? WHERE job_id = ?",
-                (more, record.terms.job_id),
-                ("UPDATE leases SET voucher = ? WHERE lease_id = ?", (voucher.encode(), lease_id)),
-            )
+        with self._lock:
+            rows = self._read("SELECT voucher, job_id FROM leases WHERE lease_id = ?", (lease_id,))
+            if not rows:
+                raise JournalError("a voucher of a lease that the journal does not know")
+            ((kept, job_id),) = rows
+            more = voucher.cumulative - (decode_voucher(kept).cumulative if kept else 0)
+            if more > 0:
+                # A job of ours costs what our vouchers promise; for leases we serve there is no such job here.
+                self._write(
+                    "UPDATE jobs SET paid = paid + ? WHERE job_id = ?",
+                    (more, job_id),
+                    ("UPDATE leases SET voucher = ? WHERE lease_id = ?", (voucher.encode(), lease_id)),
+                )
 
     def ended(
         self, lease_id: bytes, reason: str, *, cut: bool = False, sent_bytes: int = 0, received_bytes: int = 0
@@ -295,28 +315,33 @@ class Journal:
 
     def close(self) -> None:
         """Write what waits and close the database."""
-        try:
-            self.flush()
-        finally:
-            self._db.close()
+        with self._lock:
+            try:
+                self.flush()
+            finally:
+                self._db.close()
 
     def _write(
         self, statement: str, values: tuple[object, ...], *more: tuple[str, tuple[object, ...]]
     ) -> None:
         """One transaction: the waiting events and these statements, or nothing."""
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)", self._pending)
-                for text, fields in ((statement, values), *more):
-                    self._db.execute(text, fields)
-        except sqlite3.Error as error:
-            raise JournalError(f"the journal cannot be written: {error}") from error
-        self._pending.clear()
+        with self._lock:
+            # `note` may add to the end meanwhile, in another thread: only what is taken here is written.
+            events = [self._pending.popleft() for _ in range(len(self._pending))]
+            try:
+                with self._db:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)", events)
+                    for text, fields in ((statement, values), *more):
+                        self._db.execute(text, fields)
+            except sqlite3.Error as error:
+                self._pending.extendleft(reversed(events))
+                raise JournalError(f"the journal cannot be written: {error}") from error
 
     def _read(self, statement: str, values: tuple[object, ...]) -> list[Any]:
         try:
-            return self._db.execute(statement, values).fetchall()
+            with self._lock:
+                return self._db.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"the journal cannot be read: {error}") from error
 
@@ -326,11 +351,11 @@ def open_journal(path: Path) -> Iterator[Journal]:
     """The journal at `path`, created with mode 0600 if absent; `JournalError` if it is not one of ours."""
     try:
         path.touch(mode=0o600)
-        db = sqlite3.connect(path, isolation_level=None)
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal {path} cannot be opened: {error}") from error
     try:
-        journal = journal_in(db)
+        journal = journal_in(db, on_disk=True)
         journal.interrupt_jobs()
     except JournalError:
         db.close()
@@ -341,8 +366,11 @@ def open_journal(path: Path) -> Iterator[Journal]:
         journal.close()
 
 
-def journal_in(db: sqlite3.Connection) -> Journal:
-    """The journal in an open database (autocommit), whose schema is made if it is empty."""
+def journal_in(db: sqlite3.Connection, *, on_disk: bool = False) -> Journal:
+    """The journal in an open database (autocommit), whose schema is made if it is empty.
+
+    One `on_disk` is written to from threads: it was opened with `check_same_thread=False`.
+    """
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
@@ -353,7 +381,7 @@ def journal_in(db: sqlite3.Connection) -> Journal:
             raise JournalError(f"the journal has version {version}, this program knows {SCHEMA_VERSION}")
     except sqlite3.Error as error:
         raise JournalError(f"the journal cannot be used: {error}") from error
-    return Journal(db)
+    return Journal(db, on_disk=on_disk)
 
 
 def _lease(row: tuple[Any, ...]) -> LeaseRecord:

@@ -15,24 +15,22 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
-from executor.core.limits import Limits
 from executor.core.outcome import Outcome, Status
 from executor.runner import ModuleRefused
 from executor.zygote import ChildError
 from millrace.alarm import Alarm
 from millrace.conversation import LEASE_PROTOCOL, Channel
 from millrace.core import job_events, lease, messages, progress
-from millrace.core.cost import PRICE_MAX, Budget, lock_amount, unit_cost
-from millrace.core.job import UNITS_MAX, Job
-from millrace.core.market import choose
-from millrace.core.terms import MODULE_BYTES_MAX, REPLICAS_MAX, Terms, job_digest
+from millrace.core.cost import Budget, lock_amount, unit_cost
+from millrace.core.job import Job
+from millrace.core.terms import Terms, job_digest
 from millrace.journal import JobRecord
+from millrace.order import JobOrder, OrderRefused, OverBudget, check_order, usable, widest_limits
 from millrace.rental import Buyer, Rental, Runner, Wallet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from executor.core.task import WasmTask
     from ledger.core.keys import AccountId
     from millrace.core.market import Offer
     from millrace.core.progress import Progress
@@ -64,33 +62,10 @@ SPARE_LEASES: Final = 1
 ARBITERS: Final = 2
 """Units that this node re-executes at once; its runner has the last word on slots."""
 ARBITRATIONS_QUEUED_MAX: Final = WORKERS_MAX * WINDOW_MAX
+GOODBYE_S: Final = 2.0
+"""How long the leases of a cancelled job may take to pay what is verified and to close."""
 TIME_OVER: Final = "the job's time is over"
 CAP_USED_UP: Final = "the cap is used up"
-
-
-class OverBudget(Exception):
-    """The cap does not pay for one unit on each replica at its fuel limit; nothing was sent."""
-
-
-class OrderRefused(Exception):
-    """The order itself is wrong (no offers, no units, tasks of another module); nothing was sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobOrder:
-    """What to run, how sure to be, and what it may cost at most."""
-
-    module: bytes
-    tasks: tuple[WasmTask, ...]
-    offers: tuple[Offer, ...]
-    """Candidate workers, best first (`core.market.rank`)."""
-    cap: int
-    """Micro-credits that may ever be locked for this job."""
-    replicas: int = 2
-    workers_max: int = 8
-    timeout_s: float = 3600.0
-    lock_span_s: float = 1800.0
-    """From now to the locks' expiry: a lost worker's lock comes back after this long."""
 
 
 class Audience(Protocol):
@@ -134,18 +109,18 @@ async def run_job(order: JobOrder, buyer: Buyer, audience: Audience) -> JobRepor
 class _Run:
     def __init__(self, order: JobOrder, buyer: Buyer, audience: Audience) -> None:
         self._sha256 = hashlib.sha256(order.module).digest()
-        _check_order(order, self._sha256)
+        check_order(order, self._sha256)
         self.module = order.module
         self._order = order
         self._buyer = buyer
         self._audience = audience
         self._tasks = [task.encode() for task in order.tasks]
-        self._limits = _widest(order.tasks)
+        self._limits = widest_limits(order.tasks)
         digests = (task.digest() for task in order.tasks)
         self.job_id = job_digest(buyer.key.account, buyer.random_bytes(NONCE_BYTES), self._sha256, digests)
         self._job = Job(len(order.tasks), order.replicas, random.Random(buyer.random_bytes(8)))  # noqa: S311
         self._budget = Budget(order.cap)
-        self._offers = _usable(order.offers, buyer.key.account)
+        self._offers = usable(order.offers, buyer.key.account)
         self._candidates = deque(self._offers)
         self._rentals: dict[AccountId, Rental] = {}
         self._opening = 0
@@ -155,6 +130,8 @@ class _Run:
         self._paid = 0
         self._overtime = False
         self._told_end = False
+        self._cancelled = False
+        self._shelter = trio.CancelScope(shield=True)
         self._liars: list[AccountId] = []
         self._alarm = Alarm()
         self._inbox: deque[job_events.JobInput] = deque()
@@ -182,17 +159,33 @@ class _Run:
             desk.start_soon(self._alarm.run, lambda: self._feed(job_events.Tick()))
             for _ in range(ARBITERS):
                 desk.start_soon(self._arbitrate)
+            async with trio.open_nursery() as landlord:
+                landlord.start_soon(self._rent)
+                try:
+                    with trio.move_on_after(order.timeout_s) as patience:
+                        await self._done.wait()
+                    self._overtime = patience.cancelled_caught
+                finally:
+                    # Also when cancelled: what is verified by now is paid before the streams close.
+                    self._goodbye()
+            desk.cancel_scope.cancel()
+        return self._report()
+
+    async def _rent(self) -> None:
+        """Home of the rentals: a cancelled job ends them in order, and cuts them off GOODBYE_S later."""
+        with self._shelter:
             async with trio.open_nursery() as self._nursery:
                 self._open_more()
                 self._feed(job_events.Expecting(self._opening))
-                with trio.move_on_after(order.timeout_s) as patience:
-                    await self._done.wait()
-                self._overtime = patience.cancelled_caught
-                self._done.set()
-                for rental in list(self._rentals.values()):
-                    rental.stop("the job is over")
-            desk.cancel_scope.cancel()
-        return self._report()
+                await self._done.wait()
+
+    def _goodbye(self) -> None:
+        if not self._done.is_set() and not self._overtime:
+            self._cancelled = True
+            self._shelter.deadline = trio.current_time() + GOODBYE_S
+        self._done.set()
+        for rental in list(self._rentals.values()):
+            rental.stop("the job is over")
 
     def _check_cap(self) -> None:
         """Before anything is sent: one unit on each replica, at its fuel limit, must fit the cap."""
@@ -228,7 +221,7 @@ class _Run:
     def _feed(self, event: job_events.JobInput) -> None:
         """Feed the job; what it does may cause further events, which wait for their turn."""
         self._inbox.append(event)
-        if self._feeding:
+        if self._feeding or self._cancelled:
             return
         self._feeding = True
         try:
@@ -391,32 +384,3 @@ class _Run:
         except (ModuleRefused, ChildError, OSError) as error:
             # Inconclusive: nobody is accused because this machine cannot run the unit.
             return Outcome(Status.REFUSED, stderr=str(error).encode()[:1000])
-
-
-def _usable(offers: tuple[Offer, ...], buyer: AccountId) -> tuple[Offer, ...]:
-    """One offer per owner, none of our own, none whose price no terms could carry; `OrderRefused` if none is left."""
-    fit = [item for item in offers if item.worker != buyer and item.price_per_tfuel <= PRICE_MAX]
-    if not fit:
-        raise OrderRefused("there are no offers")
-    return tuple(choose(fit, len(fit)))
-
-
-def _check_order(order: JobOrder, sha256: bytes) -> None:
-    if not 1 <= len(order.tasks) <= UNITS_MAX:
-        raise OrderRefused(f"a job has 1 to {UNITS_MAX} units, not {len(order.tasks)}")
-    if not 1 <= len(order.module) <= MODULE_BYTES_MAX:
-        raise OrderRefused(f"a module has at most {MODULE_BYTES_MAX} bytes")
-    if not 1 <= order.replicas <= REPLICAS_MAX:
-        raise OrderRefused(f"1 to {REPLICAS_MAX} replicas, not {order.replicas}")
-    if any(task.module_sha256 != sha256 for task in order.tasks):
-        raise OrderRefused("a task names another module")
-
-
-def _widest(tasks: tuple[WasmTask, ...]) -> Limits:
-    """Limits that hold for every task of the job."""
-    return Limits(
-        fuel=max(task.limits.fuel for task in tasks),
-        memory_bytes=max(task.limits.memory_bytes for task in tasks),
-        wall_s=max(task.limits.wall_s for task in tasks),
-        output_bytes=max(task.limits.output_bytes for task in tasks),
-    )

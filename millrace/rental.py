@@ -7,6 +7,7 @@ stream's opening to its end.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -17,7 +18,7 @@ from millrace.conversation import Conversation
 from millrace.core import lease
 from millrace.core.buyer_lease import BuyerLease
 from millrace.core.lease import Action, BuyerState
-from millrace.core.messages import PIECE_BYTES_MAX, ModulePiece, VerdictCode
+from millrace.core.messages import PIECE_BYTES_MAX, ModulePiece
 from millrace.core.progress import LeaseEnded, LeaseRefused, ModuleSent, Paid
 from millrace.journal import Role
 
@@ -106,7 +107,6 @@ class Rental:
         self._machine = BuyerLease(terms, buyer.key, network_id)
         self._scope = trio.CancelScope()
         self._talk: Conversation | None = None
-        self._units_paid = 0
 
     @property
     def worker(self) -> AccountId:
@@ -126,8 +126,6 @@ class Rental:
     def feed(self, event: lease.Input) -> None:
         """Give the lease an order, unless it ended a moment ago: then the job is about to hear so."""
         if self._talk is not None and self._machine.state is BuyerState.RUNNING:
-            if isinstance(event, lease.Judge):
-                self._units_paid = sum(item.code is VerdictCode.PAID for item in event.judgements)
             self._talk.feed(event)
 
     def stop(self, reason: str) -> None:
@@ -176,11 +174,10 @@ class Rental:
                 journal.agreed(self.lease_id, Role.BUYER, terms, self._buyer.clock_ms())
             case lease.KeepLock(lock_id, receipt):
                 journal.locked(self.lease_id, lock_id, receipt)
-            case lease.KeepVoucher(voucher):
-                journal.keep_voucher(self.lease_id, voucher)
+            case lease.KeepVoucher(voucher, units):  # `_perform` has it on disk before it is sent
                 amount, self.cumulative = voucher.cumulative - self.cumulative, voucher.cumulative
                 desk.paid(self, amount)
-                desk.tell(Paid(self.worker, amount, self.cumulative, self._units_paid))
+                desk.tell(Paid(self.worker, amount, self.cumulative, units))
             case lease.UnitsCommitted(units):
                 desk.committed(self, units)
             case lease.Delivered(unit, outcome):
@@ -201,6 +198,12 @@ class Rental:
                 await self._lock(self._talk)
             case lease.StreamModule():
                 await self._stream_module(self._talk)
+            case lease.KeepVoucher(voucher):
+                # Meanwhile other orders gather: the next turn pays for all of them with one voucher.
+                journal = self._buyer.journal
+                await journal.wait_for(partial(journal.keep_voucher, self.lease_id, voucher))
+            case lease.TurnDue():
+                self._talk.feed(lease.Turn())
             case _:
                 pass
 

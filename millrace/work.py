@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from executor.core.limits import Limits
-    from ledger.core.entries import Entry
+    from ledger.core.entries import Entry, Voucher
     from ledger.core.genesis import Genesis
     from ledger.core.keys import SigningKey
     from millrace.conversation import Channel
@@ -175,8 +176,9 @@ class _Served:
         self._worker = worker
         self._lease_id = b""
         self._running: dict[int, trio.CancelScope] = {}
-        self._nursery: trio.Nursery
+        self._unkept: Voucher | None = None
         self.is_proved = False
+        self._nursery: trio.Nursery
         self._machine = WorkerLease(
             channel.peer,
             worker.key,
@@ -185,7 +187,13 @@ class _Served:
             prove=self._prove,
             now=(trio.current_time(), worker.clock_ms()),
         )
-        self._talk = Conversation(self._machine, channel, notice=self._notice, perform=self._perform)
+        self._talk = Conversation(
+            self._machine,
+            channel,
+            notice=self._notice,
+            perform=self._perform,
+            after_message=self._keep_voucher,
+        )
 
     @property
     def has_terms(self) -> bool:
@@ -239,7 +247,7 @@ class _Served:
                 self.is_proved = True
                 self._server.prove(self)
             case lease.KeepVoucher(voucher):
-                journal.keep_voucher(self._lease_id, voucher)
+                self._unkept = voucher
             case lease.Run(unit, task):
                 scope = self._running[unit] = trio.CancelScope()
                 self._nursery.start_soon(self._run_unit, unit, WasmTask.decode(task), scope)
@@ -248,6 +256,13 @@ class _Served:
                     self._running[unit].cancel()
             case _:
                 pass
+
+    async def _keep_voucher(self) -> None:
+        """Before the next message is taken (R12.20). Shielded inside: an end of the lease does not lose a voucher."""
+        if self._unkept is not None:
+            voucher, self._unkept = self._unkept, None
+            journal = self._worker.journal
+            await journal.wait_for(partial(journal.keep_voucher, self._lease_id, voucher))
 
     async def _perform(self, action: lease.Action) -> None:
         match action:

@@ -41,6 +41,10 @@ READY_S: Final = 150.0
 """Fetching and compiling the largest module that a worker accepts."""
 UNIT_GRACE_S: Final = 20.0
 """Silence that is allowed on top of twice the units' wall-clock limit."""
+PAY_WAIT_S: Final = 0.05
+"""How long a verdict may wait for others, so that one voucher pays for all of them."""
+PAY_UNITS_MAX: Final = 64
+"""As many as this do not wait any longer."""
 _MESSAGE_TYPES: Final = get_args(Message)
 
 
@@ -56,7 +60,8 @@ class _Out:
 class BuyerLease:
     """Feed it what happens, perform the actions it returns, in order.
 
-    Nothing else assigns `state`. `cumulative` is what vouchers promise so far, in micro-credits.
+    Nothing else assigns `state`. `cumulative` is what vouchers promise so far, in micro-credits. Orders (Assign,
+    Ask, Judge) are checked at once and said together, at the next Turn.
     """
 
     def __init__(self, terms: Terms, key: SigningKey, network_id: NetworkId) -> None:
@@ -70,6 +75,13 @@ class BuyerLease:
         self._key = key
         self._network_id = network_id
         self._out: dict[int, _Out] = {}
+        self._verdicts: list[messages.Verdict] = []
+        self._owed = 0
+        """Judged as paid, and not yet in a voucher."""
+        self._pay_by_s: float | None = None
+        self._to_ask: dict[int, None] = {}
+        self._to_send: dict[int, messages.Unit] = {}
+        self._turn_due = False
         self._superseded: deque[int] = deque(maxlen=4 * terms.window_units)
         self._module_sent = False
         self._deadline_s: float | None = None
@@ -77,8 +89,8 @@ class BuyerLease:
 
     @property
     def in_flight(self) -> int:
-        """Units sent and not judged."""
-        return len(self._out)
+        """Units assigned and not judged."""
+        return len(self._out) + len(self._to_send)
 
     def feed(self, event: Input, now_s: float) -> list[Action]:
         """What to do about `event`; whatever the peer did wrong ends the lease with a `fault`."""
@@ -91,6 +103,8 @@ class BuyerLease:
         if before is BuyerState.ENDED and not isinstance(event, lease.LockFinal):
             return []
         if isinstance(event, lease.Tick):
+            if self._pay_by_s is not None and now_s >= self._pay_by_s:
+                return self._pay() + self._rearm()
             if self._deadline_s is None or now_s < self._deadline_s:
                 return self._rearm()
             return self.feed(lease.Finish(f"no answer in state {before.name}"), now_s)
@@ -101,12 +115,14 @@ class BuyerLease:
         self.state = after
         if after is BuyerState.ENDED:
             self._out.clear()
-            self._deadline_s = None
+            self._to_send.clear()
+            self._deadline_s = self._pay_by_s = None
             return actions
         return actions + self._rearm()
 
     def _rearm(self) -> list[Action]:
-        return [] if self._deadline_s is None else [Wake(self._deadline_s)]
+        times = [at_s for at_s in (self._deadline_s, self._pay_by_s) if at_s is not None]
+        return [Wake(min(times))] if times else []
 
     def _open(self, _: lease.Open, now_s: float) -> list[Action]:
         self._deadline_s = now_s + ANSWER_S
@@ -146,17 +162,73 @@ class BuyerLease:
         self._deadline_s = None
         return [lease.Opened()]
 
-    def _assign(self, event: lease.Assign, now_s: float) -> list[Action]:
+    def _assign(self, event: lease.Assign, _now_s: float) -> list[Action]:
         units = [item.unit for item in event.units]
-        after = len(self._out) + len(units)
-        if after > self.terms.window_units or any(unit in self._out for unit in units):
+        after = self.in_flight + len(units)
+        if after > self.terms.window_units or any(
+            unit in self._out or unit in self._to_send for unit in units
+        ):
             raise LocalProtocolError("more units than the window, or a unit twice")
-        if self.cumulative + after * self.terms.unit_cost_max > self.terms.amount:
+        if self.cumulative + self._owed + after * self.terms.unit_cost_max > self.terms.amount:
             raise LocalProtocolError("more units than the lock pays for")
-        self._out.update({unit: _Out() for unit in units})
+        self._to_send.update({item.unit: item for item in event.units})
+        return self._take_turn()
+
+    def _take_turn(self) -> list[Action]:
+        if self._turn_due:
+            return []
+        self._turn_due = True
+        return [lease.TurnDue()]
+
+    def _turn(self, _: lease.Turn, now_s: float) -> list[Action]:
+        """Verdicts wait for more of them, or go first: the worker may need them to have room for new units."""
+        self._turn_due = False
+        actions = self._pay() if self._must_pay() else []
+        if self._to_ask:
+            for unit in self._to_ask:
+                self._out[unit].phase = Phase.ASKED
+            actions.append(Send(messages.Reveal(tuple(self._to_ask))))
+            self._to_ask.clear()
+        if self._to_send:
+            self._out.update({unit: _Out() for unit in self._to_send})
+            groups = messages.batches(tuple(self._to_send.values()), lambda item: len(item.task))
+            actions += [Send(messages.Units(group)) for group in groups]
+            self._to_send.clear()
         self._heard(now_s)
-        groups = messages.batches(event.units, lambda item: len(item.task))
-        return [Send(messages.Units(group)) for group in groups]
+        return actions
+
+    def _must_pay(self) -> bool:
+        """Whether the verdicts cannot wait: many, none to come, or in the way of what is to be sent now.
+
+        Until it hears a verdict, the worker counts a unit as out, at its worst cost (R12.12).
+        """
+        waiting, terms = len(self._verdicts), self.terms
+        if waiting >= PAY_UNITS_MAX or not self.in_flight:
+            return True
+        if any(item.unit in self._to_send for item in self._verdicts):
+            return True  # it comes back to a worker that still has it in hand
+        seen = self.in_flight + waiting
+        return bool(self._to_send) and (
+            seen > terms.window_units or self.cumulative + seen * terms.unit_cost_max > terms.amount
+        )
+
+    def _pay(self) -> list[Action]:
+        """All verdicts that wait, in one message, and one voucher for all that they pay."""
+        self._pay_by_s = None
+        if not self._verdicts:
+            return []
+        verdicts = tuple(self._verdicts)
+        self._verdicts.clear()
+        if not self._owed:
+            return [Send(messages.Verdicts(verdicts, None))]
+        if self.lock_id is None:
+            raise LocalProtocolError("a voucher without a lock")
+        self.cumulative, self._owed = self.cumulative + self._owed, 0
+        voucher = sign_voucher(self._key, self._network_id, self.lock_id, self.cumulative)
+        units = sum(item.code is VerdictCode.PAID for item in verdicts)
+        # 1. KeepVoucher: after a crash here we know of a promise nobody holds, which costs nothing.
+        # 2. Send: after a crash here the worker claims what it holds, and our books already say so.
+        return [lease.KeepVoucher(voucher, units), Send(messages.Verdicts(verdicts, voucher))]
 
     def _committed(self, event: messages.Committed, now_s: float) -> list[Action]:
         fresh = [
@@ -170,14 +242,13 @@ class BuyerLease:
         self._heard(now_s)
         return [lease.UnitsCommitted(tuple(item.unit for item in fresh))] if fresh else []
 
-    def _ask(self, event: lease.Ask, now_s: float) -> list[Action]:
+    def _ask(self, event: lease.Ask, _now_s: float) -> list[Action]:
         for unit in event.units:
-            if unit not in self._out or self._out[unit].phase is not Phase.COMMITTED:
+            out = self._out.get(unit)
+            if out is None or out.phase is not Phase.COMMITTED or unit in self._to_ask:
                 raise LocalProtocolError(f"unit {unit} has no commitment to reveal")
-        for unit in event.units:
-            self._out[unit].phase = Phase.ASKED
-        self._heard(now_s)
-        return [Send(messages.Reveal(event.units))]
+        self._to_ask.update(dict.fromkeys(event.units))
+        return self._take_turn()
 
     def _results(self, event: messages.Results, now_s: float) -> list[Action]:
         fresh = [
@@ -204,24 +275,27 @@ class BuyerLease:
         return outcome
 
     def _judge(self, event: lease.Judge, now_s: float) -> list[Action]:
-        verdicts = tuple(self._verdict(item) for item in event.judgements)
-        total = self.cumulative + sum(item.amount for item in verdicts)
-        if total > self.terms.amount:
+        # A unit that was not sent yet is simply not sent: the worker need not hear a verdict on it.
+        unsent = [item.unit for item in event.judgements if item.unit in self._to_send]
+        verdicts = [self._verdict(item) for item in event.judgements if item.unit not in self._to_send]
+        if any(item.code is VerdictCode.PAID for item in event.judgements if item.unit in self._to_send):
+            raise LocalProtocolError("a unit is paid before it was sent")
+        owed = self._owed + sum(item.amount for item in verdicts)
+        if self.cumulative + owed > self.terms.amount:
             raise LocalProtocolError("a voucher above the lock")
+        for unit in unsent:
+            del self._to_send[unit]
         for item in verdicts:
             del self._out[item.unit]
+            self._to_ask.pop(item.unit, None)
             if item.code is VerdictCode.SUPERSEDED:
                 self._superseded.append(item.unit)
+        if verdicts and not self._verdicts:
+            self._pay_by_s = now_s + PAY_WAIT_S
+        self._verdicts += verdicts
+        self._owed = owed
         self._heard(now_s)
-        if total == self.cumulative:
-            return [Send(messages.Verdicts(verdicts, None))]
-        if self.lock_id is None:
-            raise LocalProtocolError("a voucher without a lock")
-        self.cumulative = total
-        voucher = sign_voucher(self._key, self._network_id, self.lock_id, total)
-        # 1. KeepVoucher: after a crash here we know of a promise nobody holds, which costs nothing.
-        # 2. Send: after a crash here the worker claims what it holds, and our books already say so.
-        return [lease.KeepVoucher(voucher), Send(messages.Verdicts(verdicts, voucher))]
+        return self._take_turn()
 
     def _verdict(self, item: lease.Judgement) -> messages.Verdict:
         out = self._out.get(item.unit)
@@ -235,7 +309,7 @@ class BuyerLease:
 
     def _stop(self, event: lease.Finish | lease.Fault, _now_s: float) -> list[Action]:
         fault = isinstance(event, lease.Fault)
-        return [Send(messages.End(event.reason)), Ended(event.reason, fault=fault)]
+        return [*self._pay(), Send(messages.End(event.reason)), Ended(event.reason, fault=fault)]
 
     def _lost(self, event: lease.Lost, _now_s: float) -> list[Action]:
         return [Ended(event.reason, fault=False)]
@@ -269,6 +343,7 @@ class BuyerLease:
         lease.Ask: _ask,
         messages.Results: _results,
         lease.Judge: _judge,
+        lease.Turn: _turn,
         messages.End: _end,
         lease.Finish: _stop,
         lease.Fault: _stop,

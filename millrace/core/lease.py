@@ -61,6 +61,8 @@ __all__ = [
     "StopUnit",
     "StreamModule",
     "Tick",
+    "Turn",
+    "TurnDue",
     "UnitsCommitted",
     "Wake",
     "WorkerState",
@@ -166,6 +168,11 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Buyer: say what was ordered since the last turn: verdicts and their voucher, then what to reveal and run."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleMissing:
     """Worker: the module is not in our cache."""
 
@@ -224,6 +231,7 @@ Local: TypeAlias = (
     | Assign
     | Ask
     | Judge
+    | Turn
     | ModuleMissing
     | ModulePrepared
     | ModuleBad
@@ -270,9 +278,16 @@ class KeepLock:
 
 @dataclass(frozen=True, slots=True)
 class KeepVoucher:
-    """Persist the voucher before the next action: what is sent or relied on must survive a crash."""
+    """Persist the voucher, which newly pays for `units`, before the next action: what is sent or relied on must
+    survive a crash."""
 
     voucher: Voucher
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDue:
+    """Buyer: feed Turn when the actions before this one are done. What is ordered until then goes with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +366,7 @@ Action: TypeAlias = (
     | MakeLock
     | KeepLock
     | KeepVoucher
+    | TurnDue
     | StreamModule
     | Opened
     | UnitsCommitted
@@ -384,6 +400,8 @@ BUYER_TRANSITIONS: Final[Mapping[tuple[BuyerState, type[Input]], BuyerState]] = 
     (_B.RUNNING, Ask): _B.RUNNING,
     (_B.RUNNING, messages.Results): _B.RUNNING,
     (_B.RUNNING, Judge): _B.RUNNING,
+    (_B.RUNNING, Turn): _B.RUNNING,
+    (_B.ENDED, Turn): _B.ENDED,
     # The lock may become final after the conversation is over: it is journaled and left to expire.
     (_B.ENDED, LockFinal): _B.ENDED,
     (_B.ENDED, LockFailed): _B.ENDED,

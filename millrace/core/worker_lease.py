@@ -293,7 +293,8 @@ class WorkerLease:
                 raise RemoteProtocolError(f"the voucher is not for {total} of this lock")
             if not verify_voucher(voucher, terms.buyer, self._network_id):
                 raise RemoteProtocolError("the voucher's signature is wrong")
-        actions: list[Action] = [lease.KeepVoucher(voucher)] if voucher else []
+        paid = sum(item.code is VerdictCode.PAID for item in event.verdicts)
+        actions: list[Action] = [lease.KeepVoucher(voucher, paid)] if voucher else []
         for item in event.verdicts:
             unit = self._units.pop(item.unit)
             if unit.phase is Phase.ASSIGNED:

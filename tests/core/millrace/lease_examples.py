@@ -120,6 +120,7 @@ LOCAL: tuple[lease.Input, ...] = (
     lease.Assign((messages.Unit(3, task()),)),
     lease.Ask((1,)),
     lease.Judge((lease.Judgement(1, messages.VerdictCode.INCONCLUSIVE),)),
+    lease.Turn(),
     lease.ModuleMissing(),
     lease.ModulePrepared(),
     lease.ModuleBad("not wasm"),
@@ -138,7 +139,12 @@ def buyer_in(state: BuyerState) -> BuyerLease:
         BuyerState.PROPOSED: (lease.Open(),),
         BuyerState.LOCKING: (ACCEPT,),
         BuyerState.LOCKED: (lease.LockFinal(LOCK_ID, b"good"),),
-        BuyerState.RUNNING: (messages.Ready(), lease.Assign(UNITS.units), messages.Committed((commit(1),))),
+        BuyerState.RUNNING: (
+            messages.Ready(),
+            lease.Assign(UNITS.units),
+            lease.Turn(),
+            messages.Committed((commit(1),)),
+        ),
     }
     if state is BuyerState.ENDED:
         machine.feed(lease.Finish("over"), 0.0)

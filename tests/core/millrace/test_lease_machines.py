@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -12,7 +13,7 @@ from executor.core.outcome import Status
 from ledger.core.encoding import NetworkId
 from ledger.core.entries import Expire, sign_entry
 from millrace.core import lease, messages
-from millrace.core.buyer_lease import ANSWER_S, UNIT_GRACE_S, BuyerLease
+from millrace.core.buyer_lease import ANSWER_S, PAY_UNITS_MAX, PAY_WAIT_S, UNIT_GRACE_S, BuyerLease
 from millrace.core.lease import (
     BUYER_TRANSITIONS,
     WORKER_TRANSITIONS,
@@ -110,12 +111,14 @@ def test_buyer_refuses_wrong_units_and_early_results(event: Message, why: str) -
 def test_buyer_refuses_a_reveal_that_does_not_open_the_commitment(result: messages.Result, why: str) -> None:
     machine = ex.buyer_in(BuyerState.RUNNING)
     machine.feed(lease.Ask((1,)), 1.0)
+    machine.feed(lease.Turn(), 1.0)
     _is_fault(machine.feed(messages.Results((result,)), 1.0), why)
 
 
 def test_buyer_refuses_results_twice_and_the_module_twice() -> None:
     machine = ex.buyer_in(BuyerState.RUNNING)
     machine.feed(lease.Ask((1,)), 1.0)
+    machine.feed(lease.Turn(), 1.0)
     assert lease.Delivered(1, ex.outcome()) in machine.feed(messages.Results((ex.result(1),)), 1.0)
     _is_fault(machine.feed(messages.Results((ex.result(1),)), 1.0), "DELIVERED")
     machine = ex.buyer_in(BuyerState.LOCKED)
@@ -126,15 +129,118 @@ def test_buyer_refuses_results_twice_and_the_module_twice() -> None:
 def test_a_voucher_is_kept_before_it_is_sent_and_only_rises() -> None:
     machine = ex.buyer_in(BuyerState.RUNNING)
     machine.feed(lease.Ask((1,)), 1.0)
+    machine.feed(lease.Turn(), 1.0)
     machine.feed(messages.Results((ex.result(1),)), 1.0)
-    actions = machine.feed(lease.Judge((lease.Judgement(1, VerdictCode.PAID, 5_000_000),)), 2.0)
-    keep, send = actions[:2]
-    assert isinstance(keep, lease.KeepVoucher)
-    assert keep.voucher == ex.voucher(5)
+    machine.feed(lease.Judge((lease.Judgement(1, VerdictCode.PAID, 5_000_000),)), 2.0)
+    assert machine.cumulative == 0
+    assert machine.feed(lease.Turn(), 2.0) == [lease.Wake(2.0 + PAY_WAIT_S)]
+    keep, send = machine.feed(lease.Tick(), 2.0 + PAY_WAIT_S)[:2]
+    assert keep == lease.KeepVoucher(ex.voucher(5), 1)
     verdict = messages.Verdict(1, VerdictCode.PAID, 5)
     assert send == lease.Send(messages.Verdicts((verdict,), ex.voucher(5)))
     assert machine.cumulative == 5
     assert machine.in_flight == 1
+
+
+def _delivered(window: int, **changes: int) -> BuyerLease:
+    """RUNNING, with a window of units whose results are all here."""
+    machine = BuyerLease(ex.terms(window_units=window, **changes), ex.BUYER, ex.NETWORK)
+    machine.feed(lease.Open(), 0.0)
+    machine.feed(messages.Accept(sign_terms(machine.terms, ex.WORKER, ex.NETWORK)), 0.0)
+    machine.feed(lease.LockFinal(ex.LOCK_ID, b"receipt"), 0.0)
+    machine.feed(messages.Ready(), 0.0)
+    machine.feed(lease.Assign(tuple(messages.Unit(n, ex.task()) for n in range(window))), 0.0)
+    machine.feed(lease.Turn(), 0.0)
+    machine.feed(messages.Committed(tuple(ex.commit(n) for n in range(window))), 0.0)
+    machine.feed(lease.Ask(tuple(range(window))), 0.0)
+    machine.feed(lease.Turn(), 0.0)
+    machine.feed(messages.Results(tuple(ex.result(n) for n in range(window))), 0.0)
+    return machine
+
+
+def _judge(machine: BuyerLease, *units: int, code: VerdictCode = VerdictCode.PAID) -> list[lease.Action]:
+    judgements = tuple(lease.Judgement(n, code, 5_000_000) for n in units)
+    return machine.feed(lease.Judge(judgements), 1.0)
+
+
+def _paid_in(actions: list[lease.Action]) -> list[tuple[int, int]]:
+    """(units, cumulative) of each voucher, which stands before the verdicts that carry it."""
+    found = []
+    for first, second in pairwise(actions):
+        if isinstance(first, lease.KeepVoucher):
+            assert isinstance(second, lease.Send)
+            assert isinstance(second.message, messages.Verdicts)
+            assert second.message.voucher == first.voucher
+            found.append((first.units, first.voucher.cumulative))
+    return found
+
+
+def test_verdicts_wait_for_each_other_and_share_a_voucher() -> None:
+    machine = _delivered(8)
+    assert lease.TurnDue() in _judge(machine, 0)
+    assert lease.TurnDue() not in _judge(machine, 1, 2)
+    assert not ex.sent(machine.feed(lease.Turn(), 1.0))
+    assert _paid_in(machine.feed(lease.Tick(), 1.0 + PAY_WAIT_S)) == [(3, 15)]
+    assert not _paid_in(machine.feed(lease.Tick(), 9.0))
+    _judge(machine, 3)
+    _judge(machine, 4, code=VerdictCode.INCONCLUSIVE)
+    _judge(machine, 5, 6, 7)
+    assert _paid_in(machine.feed(lease.Turn(), 1.0)) == [(4, 35)], "nothing is out that could join them"
+
+
+def test_verdicts_go_first_when_the_worker_needs_them() -> None:
+    more = lease.Assign((messages.Unit(20, ex.task()),))
+    machine = _delivered(8)
+    _judge(machine, 0, 1)
+    machine.feed(more, 1.0)
+    verdicts, units = ex.sent(machine.feed(lease.Turn(), 1.0))
+    assert isinstance(verdicts, messages.Verdicts)
+    assert len(verdicts.verdicts) == 2
+    assert units == messages.Units(more.units)
+    _judge(machine, 2, 3)
+    machine.feed(lease.Assign((messages.Unit(21, ex.task()),)), 1.0)
+    assert [type(m) for m in ex.sent(machine.feed(lease.Turn(), 1.0))] == [messages.Units], "there is room"
+    machine = _delivered(8)
+    _judge(machine, *range(7))
+    _paid_in(machine.feed(lease.Tick(), 1.0 + PAY_WAIT_S))
+    _judge(machine, 7, code=VerdictCode.INCONCLUSIVE)
+    machine.feed(lease.Assign((messages.Unit(7, ex.task()),)), 1.0)  # the same unit comes back
+    assert [type(m) for m in ex.sent(machine.feed(lease.Turn(), 1.0))] == [messages.Verdicts, messages.Units]
+
+
+def test_many_verdicts_do_not_wait() -> None:
+    machine = _delivered(PAY_UNITS_MAX + 1, amount=100_000)
+    _judge(machine, *range(PAY_UNITS_MAX - 1))
+    assert not _paid_in(machine.feed(lease.Turn(), 1.0))
+    _judge(machine, PAY_UNITS_MAX - 1)
+    assert _paid_in(machine.feed(lease.Turn(), 1.0)) == [(PAY_UNITS_MAX, 5 * PAY_UNITS_MAX)]
+
+
+@pytest.mark.parametrize("end", [lease.Finish("done"), lease.Fault("odd")])
+def test_an_end_pays_first(end: lease.Input) -> None:
+    machine = _delivered(8)
+    _judge(machine, 0, 1)
+    actions = machine.feed(end, 1.0)
+    assert _paid_in(actions) == [(2, 10)]
+    assert isinstance(ex.sent(actions)[-1], messages.End)
+    assert machine.feed(lease.Turn(), 1.0) == []
+
+
+def test_what_was_not_sent_is_taken_back_without_a_word() -> None:
+    machine = _delivered(8)
+    _judge(machine, 0, 1)
+    machine.feed(lease.Assign((messages.Unit(20, ex.task()), messages.Unit(21, ex.task()))), 1.0)
+    _judge(machine, 20, code=VerdictCode.SUPERSEDED)
+    with pytest.raises(LocalProtocolError):
+        _judge(machine, 21)
+    verdicts, units = ex.sent(machine.feed(lease.Turn(), 1.0))
+    assert isinstance(verdicts, messages.Verdicts)
+    assert {item.unit for item in verdicts.verdicts} == {0, 1}
+    assert units == messages.Units((messages.Unit(21, ex.task()),))
+    machine.feed(messages.Committed((ex.commit(21),)), 1.0)
+    machine.feed(lease.Ask((21,)), 1.0)
+    _judge(machine, 21, code=VerdictCode.SUPERSEDED)
+    assert not any(isinstance(m, messages.Reveal) for m in ex.sent(machine.feed(lease.Turn(), 1.0)))
 
 
 def test_our_own_mistakes_are_ours() -> None:
@@ -333,7 +439,7 @@ def test_a_voucher_never_goes_down() -> None:
     machine = ex.worker_in(WorkerState.RUNNING)
     machine.feed(messages.Reveal((1,)), 0.0)
     actions = machine.feed(messages.Verdicts(_paid(1, 5), ex.voucher(5)), 0.0)
-    assert actions[0] == lease.KeepVoucher(ex.voucher(5))
+    assert actions[0] == lease.KeepVoucher(ex.voucher(5), 1)
     machine.feed(lease.Done(2, ex.outcome(), ex.SALT), 0.0)
     machine.feed(messages.Reveal((2,)), 0.0)
     _is_fault(machine.feed(messages.Verdicts(_paid(2, 5), ex.voucher(5)), 0.0), "not for 10")
@@ -382,7 +488,7 @@ def test_the_voucher_beside_the_last_straw_is_kept() -> None:
     machine.feed(messages.Reveal((1,)), 0.0)
     rest = tuple(messages.Verdict(n, VerdictCode.SUPERSEDED) for n in (2, 3))
     actions = machine.feed(messages.Verdicts((*_paid(1, 5), *rest), ex.voucher(5)), 0.0)
-    assert actions[0] == lease.KeepVoucher(ex.voucher(5))
+    assert actions[0] == lease.KeepVoucher(ex.voucher(5), 1)
     _is_fault(actions, "unpaid")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trio.testing import MockClock
+
+    from ledger.core.entries import Voucher
 
 WORKER = key(301)
 JOB = b"j" * 32
@@ -59,6 +62,9 @@ class Scene:
     def lock(self) -> bytes:
         action = Lock(WORKER.account, self.terms.amount, self.terms.expiry_ms, self.lease_id)
         return self.town.order(BUYER, action).entry.entry_id(self.network_id)
+
+    def voucher(self, lock_id: bytes, cumulative: int) -> Voucher:
+        return sign_voucher(BUYER, self.network_id, lock_id, cumulative)
 
     @contextmanager
     def side(self, role: Role) -> Iterator[tuple[Journal, Settler, TownWallet]]:
@@ -235,6 +241,39 @@ def test_a_write_that_fails_is_said_and_leaves_nothing_half(tmp_path: Path) -> N
     journal.close()
     with pytest.raises(JournalError):
         journal.jobs()
+
+
+async def test_writes_that_are_waited_for_are_done_in_order_and_in_spite_of_a_cancellation(
+    scene: Scene,
+) -> None:
+    lock_id, done = scene.lock(), list[int]()
+    with scene.side(Role.WORKER) as (journal, _, _):
+        journal.agreed(scene.lease_id, Role.WORKER, scene.terms, 1)
+        journal.locked(scene.lease_id, lock_id, b"receipt")
+
+        def keep(cumulative: int) -> None:
+            journal.keep_voucher(scene.lease_id, scene.voucher(lock_id, cumulative))
+            done.append(cumulative)
+
+        async with trio.open_nursery() as nursery:
+            for cumulative in range(1, 21):
+                nursery.start_soon(journal.wait_for, partial(keep, cumulative))
+                await trio.lowlevel.checkpoint()
+                journal.note(JOB, cumulative, progress.UnitFailed(cumulative, "why"))
+            nursery.cancel_scope.cancel()
+        assert done[0] == 1
+        assert done == sorted(done)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.wait_for(partial(keep, 100))
+        assert done[-1] == 100
+        with pytest.raises(JournalError):
+            await journal.wait_for(partial(journal.keep_voucher, b"x" * 32, scene.voucher(lock_id, 1)))
+    with scene.side(Role.WORKER) as (journal, _, _):
+        record = journal.lease(scene.lease_id)
+        assert record is not None
+        assert record.voucher == scene.voucher(lock_id, 100)
+        assert [event["unit"] for event in journal.timeline(JOB)] == list(range(1, 21))
 
 
 def test_what_is_not_our_journal_is_refused(tmp_path: Path) -> None:
