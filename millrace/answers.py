@@ -353,6 +353,7 @@ def _job_fields(job: JobRecord) -> dict[str, Any]:
         "replicas": job.replicas,
         "cap": job.cap,
         "cost": job.paid,
+        "name": job.name,
     }
 
 

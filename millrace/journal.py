@@ -44,12 +44,13 @@ __all__ = [
 TIMELINE_EVENTS_MAX: Final = 100_000
 """Events kept per job; later ones are dropped."""
 EVENTS_PENDING_MAX: Final = 256
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE jobs (
     job_id BLOB PRIMARY KEY, created_ms INTEGER NOT NULL, module_sha256 BLOB NOT NULL, units INTEGER NOT NULL,
     replicas INTEGER NOT NULL, cap INTEGER NOT NULL, paid INTEGER NOT NULL DEFAULT 0,
-    accepted INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL
+    accepted INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL,
+    name TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE events (
     job_id BLOB NOT NULL, number INTEGER NOT NULL, at_ms INTEGER NOT NULL, fields TEXT NOT NULL,
@@ -67,6 +68,8 @@ CREATE TABLE traffic (
     PRIMARY KEY (job_id, peer)
 ) STRICT, WITHOUT ROWID;
 """
+_UPGRADES: Final = {1: "ALTER TABLE jobs ADD COLUMN name TEXT NOT NULL DEFAULT '';"}
+"""Version → what makes it the next one."""
 
 
 class JournalError(RuntimeError):
@@ -108,7 +111,7 @@ class LeaseRecord:
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """One job that this node bought; `state` is running, done, failed or interrupted."""
+    """One job that this node bought; `state` is running, done, failed, cancelled or interrupted (by a crash)."""
 
     job_id: bytes
     created_ms: int
@@ -120,6 +123,8 @@ class JobRecord:
     accepted: int
     failed: int
     state: str
+    name: str = ""
+    """As its caller named it."""
 
 
 _LEASES: Final = (
@@ -127,7 +132,8 @@ _LEASES: Final = (
     " FROM leases "
 )
 _JOBS: Final = (
-    "SELECT job_id, created_ms, module_sha256, units, replicas, cap, paid, accepted, failed, state FROM jobs "
+    "SELECT job_id, created_ms, module_sha256, units, replicas, cap, paid, accepted, failed, state, name"
+    " FROM jobs "
 )
 
 
@@ -159,16 +165,17 @@ class Journal:
         """A job begins; a job of the same id is already known if this runs twice, and stays."""
         values = (record.job_id, record.created_ms, record.module_sha256, record.units, record.replicas)
         self._write(
-            "INSERT OR IGNORE INTO jobs (job_id, created_ms, module_sha256, units, replicas, cap, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, 'running')",
-            (*values, record.cap),
+            "INSERT OR IGNORE INTO jobs (job_id, created_ms, module_sha256, units, replicas, cap, state, name)"
+            " VALUES (?, ?, ?, ?, ?, ?, 'running', ?)",
+            (*values, record.cap, record.name),
         )
 
-    def job_ended(self, job_id: bytes, *, accepted: int, failed: int) -> None:
-        """A job is over."""
+    def job_ended(self, job_id: bytes, *, accepted: int, failed: int, cancelled: bool = False) -> None:
+        """A job is over; `cancelled` if units were left that nobody wanted any more."""
+        state = "cancelled" if cancelled else "failed" if failed else "done"
         self._write(
             "UPDATE jobs SET state = ?, accepted = ?, failed = ? WHERE job_id = ?",
-            ("failed" if failed else "done", accepted, failed, job_id),
+            (state, accepted, failed, job_id),
         )
         self._numbers.pop(job_id, None)
 
@@ -377,6 +384,8 @@ def journal_in(db: sqlite3.Connection, *, on_disk: bool = False) -> Journal:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version in _UPGRADES:
+            db.executescript(f"BEGIN; {_UPGRADES[version]} PRAGMA user_version = {version + 1}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise JournalError(f"the journal has version {version}, this program knows {SCHEMA_VERSION}")
     except sqlite3.Error as error:

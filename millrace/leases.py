@@ -147,13 +147,10 @@ class _Run:
         self._check_cap()
         units = len(order.tasks)
         started = self._buyer.clock_ms()
+        fixed = (self.job_id, started, self._sha256, units, order.replicas, order.cap)
         # 1. job_started: after a crash from here on the job shows as interrupted, its leases are settled from
         #    their own records.
-        journal.job_started(
-            JobRecord(
-                self.job_id, started, self._sha256, units, order.replicas, order.cap, 0, 0, 0, "running"
-            )
-        )
+        journal.job_started(JobRecord(*fixed, 0, 0, 0, "running", order.name))
         self.tell(progress.JobStarted(self.job_id, units, order.replicas, order.cap))
         async with trio.open_nursery() as desk:
             desk.start_soon(self._alarm.run, lambda: self._feed(job_events.Tick()))

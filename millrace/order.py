@@ -42,6 +42,8 @@ class JobOrder:
     timeout_s: float = 3600.0
     lock_span_s: float = 1800.0
     """From now to the locks' expiry: a lost worker's lock comes back after this long."""
+    name: str = ""
+    """For its caller's own order."""
 
 
 def usable(offers: tuple[Offer, ...], buyer: AccountId) -> tuple[Offer, ...]:

@@ -118,20 +118,27 @@ class Purchases:
                 replicas=options["replicas"],
                 workers_max=options["workers"] or WORKERS_DEFAULT,
                 timeout_s=options["timeout_s"] or JOB_TIMEOUT_S,
+                name=options["name"],
             )
             tally = JobTally()
             begun_s = trio.current_time()
             try:
                 report = await self._run_with_events(order, cap, Outbox(tally), emit)
-            except BaseException:  # cancelled, mostly: the journal must not show it as running for ever
-                self._close_in_journal(order, tally)
+            except (
+                BaseException
+            ) as error:  # cancelled, mostly: the journal must not show it as running for ever
+                self._close_in_journal(order, tally, cancelled=_is_cancelled(error))
                 raise
             return {"name": options["name"], **await self._settle(report, tally, order.cap, begun_s, emit)}
 
-    def _close_in_journal(self, order: JobOrder, tally: JobTally) -> None:
+    def _close_in_journal(self, order: JobOrder, tally: JobTally, *, cancelled: bool) -> None:
+        """Units that a cancelled job had left did not fail; those of a job that broke did."""
         if tally.job_id:
-            failed = len(order.tasks) - tally.accepted
-            self._buyer.journal.job_ended(tally.job_id, accepted=tally.accepted, failed=failed)
+            left = len(order.tasks) - tally.accepted - tally.failed
+            failed = tally.failed if cancelled else tally.failed + left
+            self._buyer.journal.job_ended(
+                tally.job_id, accepted=tally.accepted, failed=failed, cancelled=cancelled and left > 0
+            )
 
     @contextmanager
     def _holding(self, wanted: int | None) -> Iterator[_Cap]:
@@ -267,6 +274,13 @@ class Purchases:
             "lock_receipt": lock.encode() if lock is not None else b"",
             "claim_receipt": closing.encode() if closing is not None else b"",
         }
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """Whether a job ended because its client is gone or its node stops, also from inside task groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_cancelled, error.exceptions))
+    return isinstance(error, trio.Cancelled | trio.BrokenResourceError | trio.ClosedResourceError)
 
 
 def _needs(tasks: tuple[WasmTask, ...], options: dict[str, Any]) -> Needs:

@@ -29,12 +29,14 @@ def jobs_ls_verb(session: Session, count: int) -> int:
             _shown("created_ms", job.get("created_ms")),
             f"{job.get('units_done', '?')}/{job.get('units', '?')}",
             format_credits(job["cost"]) if isinstance(job.get("cost"), int) else "",
+            job.get("name", ""),
         )
         for job in jobs
         if isinstance(job, dict)
     ]
     session.answer(
-        answer, lambda: table(("JOB", "STATE", "STARTED", "UNITS", "COST"), rows) if rows else "no jobs yet"
+        answer,
+        lambda: table(("JOB", "STATE", "STARTED", "UNITS", "COST", "NAME"), rows) if rows else "no jobs yet",
     )
     return 0
 

@@ -14,6 +14,7 @@ from millrace.core.progress import (
     LiarCaught,
     Paid,
     UnitAccepted,
+    UnitFailed,
     UnitMoved,
     UnitRefused,
 )
@@ -70,6 +71,7 @@ class JobTally:
     unleased: list[tuple[AccountId, str]] = field(default_factory=list)
     accepted: int = 0
     """Units that have a result."""
+    failed: int = 0
 
     def feed(self, event: Progress) -> None:
         """Count one event."""
@@ -86,6 +88,8 @@ class JobTally:
                 self.unleased.append((event.worker, event.reason))
             case UnitAccepted():
                 self.accepted += 1
+            case UnitFailed():
+                self.failed += 1
             case LeaseEnded():
                 for lease in self.leases:
                     if lease.lease_id == event.lease_id:

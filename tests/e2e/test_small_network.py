@@ -59,7 +59,8 @@ async def check_money(network: Network, report: dict[str, Any]) -> None:
 async def test_ten_units_on_two_workers_are_agreed_paid_and_settled(tmp_path: Path) -> None:
     units = [{"stdin": b"the mill race " * (n + 1)} for n in range(10)]
     async with small_network(tmp_path, workers=2) as network:
-        events, report = await network.job("buyer", module=WORDCOUNT, units=units, options={"replicas": 2})
+        options = {"replicas": 2, "name": "mill"}
+        events, report = await network.job("buyer", module=WORDCOUNT, units=units, options=options)
         results = {event["unit"]: event for event in events if event["event"] == "result"}
         assert sorted(results) == list(range(10))
         for n, result in results.items():
@@ -78,7 +79,7 @@ async def test_ten_units_on_two_workers_are_agreed_paid_and_settled(tmp_path: Pa
         assert status["balance"]["earned"] == mine["claimed"]
         assert status["lending"]["units_done"] == 10
         shown = await network.api("buyer", "job.show", job=report["job_id"][:12])
-        assert shown["job"]["state"] == "done"
+        assert (shown["job"]["state"], shown["job"]["name"]) == ("done", "mill")
         assert {"job_started", "lease_opened", "paid", "job_ended"} <= {e["event"] for e in shown["timeline"]}
         assert len(shown["traffic"]) == 2
         await the_rest_of_the_api(network, report)
@@ -145,7 +146,7 @@ async def test_a_client_that_leaves_cancels_its_job(tmp_path: Path) -> None:
         await until(lambda: not network.nodes["buyer"].follower.state.open_locks())
         assert (await network.api("buyer", "balance"))["balance"] == 0
         (left,) = (await network.api("buyer", "jobs.ls"))["jobs"]
-        assert (left["state"], left["units_done"], left["cost"]) == ("failed", 0, 0)
+        assert (left["state"], left["units_done"], left["cost"]) == ("cancelled", 0, 0)
 
         def wait_too_short() -> None:
             with Client(endpoint=endpoint.path) as client:

@@ -81,7 +81,17 @@ ANSWERS: dict[str, Any] = {
     "ledger.receipt": {"entry": ENTRY, "receipt": b"receipt bytes"},
     "ledger.audit": {"ok": True, "violation": None, "blocks": 4, "paid": 1_000_000, "log_root": "00"},
     "jobs.ls": {
-        "jobs": [{"job": ENTRY, "state": "done", "created_ms": 1, "units": 3, "units_done": 3, "cost": 5}]
+        "jobs": [
+            {
+                "job": ENTRY,
+                "state": "done",
+                "created_ms": 1,
+                "units": 3,
+                "units_done": 3,
+                "cost": 5,
+                "name": "m",
+            }
+        ]
     },
     "job.show": {
         "job": {"job": ENTRY, "state": "done", "cost": 5},

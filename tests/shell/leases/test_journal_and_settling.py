@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -227,6 +228,34 @@ def test_jobs_events_and_traffic_survive(tmp_path: Path) -> None:
         assert [event["unit"] for event in timeline] == list(range(300))
         assert timeline[7] == {"at_ms": 7, "event": "unit_failed", "unit": 7, "reason": "why"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("failed", "cancelled", "state"),
+    [(0, False, "done"), (2, False, "failed"), (0, True, "cancelled"), (2, True, "cancelled")],
+)
+def test_how_a_job_ended_and_what_it_is_called(
+    tmp_path: Path, failed: int, cancelled: bool, state: str
+) -> None:
+    path = tmp_path / "journal.db"
+    with open_journal(path) as journal:
+        journal.job_started(JobRecord(JOB, 5, b"m" * 32, 10, 2, 1000, 0, 0, 0, "running", "mill"))
+        journal.job_ended(JOB, accepted=4, failed=failed, cancelled=cancelled)
+    with open_journal(path) as journal:
+        assert journal.job(JOB) == JobRecord(JOB, 5, b"m" * 32, 10, 2, 1000, 0, 4, failed, state, "mill")
+
+
+def test_a_journal_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    record = JobRecord(JOB, 5, b"m" * 32, 10, 2, 1000, 0, 0, 0, "running")
+    with open_journal(path) as journal:
+        journal.job_started(record)
+        journal.job_ended(JOB, accepted=10, failed=0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript("ALTER TABLE jobs DROP COLUMN name; PRAGMA user_version = 1;")
+    for _ in range(2):
+        with open_journal(path) as journal:
+            assert journal.jobs() == [replace(record, accepted=10, state="done")]
 
 
 def test_a_write_that_fails_is_said_and_leaves_nothing_half(tmp_path: Path) -> None:
