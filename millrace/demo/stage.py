@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Player", "Stage"]
 
 NEWS_LINES_MAX: Final = 9
+FRAME_LINES: Final = 5
+"""Rows around the players, the bars and the news: the border, the headings, an empty row, the shell's cursor."""
 REFRESH_PER_S: Final = 8
 
 
@@ -137,6 +139,15 @@ class Stage:
         parts: list[RenderableType] = [table]
         if self._bars is not None and self._bar:
             parts += [Text(), self._bars]
-        parts += [Text(), *self._news]
+        parts += [Text(), *self._newest()]
         title = f"millrace demo · {time.monotonic() - self._started:.0f} s"
         return Panel(Group(*parts), title=title, title_align="left", border_style="blue")
+
+    def _newest(self) -> list[Text]:
+        """The newest lines that the window has room for, one row each: what overflows would be the last ones."""
+        bars = len(self._bar) + 1 if self._bar else 0
+        rows = self.console.height - len(self.players) - bars - FRAME_LINES
+        lines = [line.copy() for line in list(self._news)[-max(rows, 1) :]]
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return lines
