@@ -377,14 +377,15 @@ def test_what_a_lying_quorum_certifies(tmp_path: Path, network: str) -> None:
         chain.honest = False
         chain.add(entries, time_ms=T0_MS + after_ms)
         ledgers[name] = [block.encode() for block in chain.blocks]
-    for name, header in {
+    odd_headers: dict[str, dict[str, Any]] = {
         "epoch 1": {"epoch": 1},
         "another parent": {"parent_hash": b"\7" * 32},
         "another parent's slot": {"parent_slot": 7},
         "a height too high": {"height": 7},
         "another log": {"log_root": b"\7" * 32},
         "a longer log": {"tree_size": 11},
-    }.items():
+    }
+    for name, header in odd_headers.items():
         chain = settled()
         chain.add(time_ms=T0_MS + 61_000, **header)
         ledgers[name] = [block.encode() for block in chain.blocks]
@@ -445,7 +446,7 @@ def chance_chain(rng: random.Random) -> Chain:
     now = 0
     for _ in range(4):
         now += rng.choice([0, 10, 20])
-        entries = []
+        entries: list[Entry] = []
         for _ in range(rng.randrange(3)):
             key = rng.choice([ALICE, ALICE, BOB, CAROL])
             seq = (
