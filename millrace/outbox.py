@@ -49,6 +49,11 @@ class Outbox:
         self._closed = False
         self._changed = trio.Event()
 
+    @property
+    def results_waiting(self) -> int:
+        """Results that are not with the client yet."""
+        return sum(size > 0 for _, size in self._waiting)
+
     def when_behind(self, hold: Callable[[bool], None]) -> None:
         """Call `hold` when the client falls behind, and when it has caught up."""
         self._hold = hold

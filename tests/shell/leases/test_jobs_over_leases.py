@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -11,8 +11,10 @@ import trio
 from executor.core.outcome import Outcome, Status
 from millrace.core import progress
 from millrace.core.cost import unit_cost
+from millrace.core.tally import JobTally
 from millrace.journal import JournalError
-from millrace.leases import OrderRefused, OverBudget
+from millrace.leases import JobOrder, OrderRefused, OverBudget, run_job
+from millrace.outbox import RESULT_BYTES, Outbox
 from tests.shell.leases.lease_mill import BUYER, MODULE, PRICE, TestRunner, honest, open_market, tasks
 
 if TYPE_CHECKING:
@@ -381,4 +383,35 @@ async def test_a_stream_that_breaks_pays_nothing_twice(autojump_clock: MockClock
                 due[worker] += unit_cost(honest(work[event.unit]).fuel, PRICE)
         assert all(claimed[worker] <= ended[worker] <= due[worker] for worker in claimed)
         assert market.town.balance(BUYER.account) == -sum(claimed.values())
+        market.town.check_books()
+
+
+async def test_a_slow_client_gets_every_result_and_never_makes_many_wait(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace.outbox.RESULTS_WAITING_BYTES_MAX", 8 * RESULT_BYTES)
+    async with open_market() as market:
+        for n in range(3):
+            market.add_mill(n)
+        box, got, most = Outbox(JobTally()), list[int](), 0
+        order = JobOrder(MODULE, tasks(60), tuple(mill.offer() for mill in market.mills.values()), 500_000)
+
+        async def slowly(fields: dict[str, Any]) -> None:
+            nonlocal most
+            most = max(most, box.results_waiting)
+            if fields["event"] == "result":
+                await trio.sleep(1.0)
+                got.append(fields["unit"])
+
+        async def work() -> None:
+            report = await run_job(order, market.buyer, box)
+            assert report.accepted == 60
+            box.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work)
+            await box.empty(slowly)
+        assert sorted(got) == list(range(60))
+        assert most <= 8 + 3 * 8, "what was allowed, and three windows that were out"
+        await market.claims_done()
         market.town.check_books()
