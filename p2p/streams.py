@@ -38,6 +38,8 @@ IN_FLIGHT_TOTAL_MAX: Final = 1024
 """Requests of one name that are being answered, of all peers; each name has its own, so none starves another."""
 UNSENT_BYTES_MAX: Final = 16 << 20
 """Answers that wait for their askers to read: over this, whoever has most waiting is hung up on."""
+UNSENT_FRAMES_MAX: Final = 4
+"""The same for one channel, in answers of the greatest length."""
 REQUEST_ID_BYTES: Final = 4
 ANSWERED: Final = 0
 FAILED: Final = 1
@@ -90,7 +92,7 @@ class Channel:
         self.peer = peer
         self.name = name
         self._stream = stream
-        self._frame_bytes_max = frame_bytes_max
+        self.frame_bytes_max = frame_bytes_max
         self._decoder = Decoder(frame_bytes_max=receive_bytes_max or frame_bytes_max)
         self._messages: list[bytes] = []
         self._send_lock = trio.Lock()
@@ -103,14 +105,14 @@ class Channel:
         `ChannelClosed` when the peer is gone or does not read for `timeout_s`; `LocalProtocolError` when the
         message is over the limit.
         """
-        if not 1 <= len(message) <= self._frame_bytes_max:
+        if not 1 <= len(message) <= self.frame_bytes_max:
             raise LocalProtocolError(
-                f"{self.name}: a message of {len(message)} bytes, allowed are 1 to {self._frame_bytes_max}"
+                f"{self.name}: a message of {len(message)} bytes, allowed are 1 to {self.frame_bytes_max}"
             )
         async with self._send_lock:
             if self._closed:
                 raise ChannelClosed(f"{self.name}: the channel is closed")
-            frame = encode_frame(message, frame_bytes_max=self._frame_bytes_max)
+            frame = encode_frame(message, frame_bytes_max=self.frame_bytes_max)
             before = self._stream.written_bytes
             try:
                 with trio.fail_after(timeout_s):
@@ -160,6 +162,11 @@ class Channel:
         if not self._closed:
             self._closed = True
             await self._stream.aclose()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether we have ended it; the peer may have, too, without our knowing yet."""
+        return self._closed
 
     def abort(self) -> None:
         """End the channel at once: what was sent may not arrive."""
@@ -238,7 +245,9 @@ class _Unsent:
         """Count an answer while the block sends it; over the limit, hang up on whoever leaves most unread."""
         self._bytes[channel] += size_bytes
         try:
-            if self._bytes.total() > UNSENT_BYTES_MAX:
+            if self._bytes[channel] > UNSENT_FRAMES_MAX * channel.frame_bytes_max:
+                channel.abort()
+            elif self._bytes.total() > UNSENT_BYTES_MAX:
                 slowest, _ = self._bytes.most_common(1)[0]
                 slowest.abort()
             yield
@@ -304,6 +313,8 @@ class Requests:
     ) -> None:
         request_id = frame[:REQUEST_ID_BYTES]
         try:
+            if channel.is_closed:  # its asker did not read earlier answers
+                return
             # one copy: it may have to wait a while for the peer to read
             body = request_id + bytes((ANSWERED,)) + await answer(channel.peer, frame[REQUEST_ID_BYTES:])
             with self._unsent.counted(channel, len(body)):
