@@ -10,17 +10,18 @@ import base64
 import binascii
 import json
 import os
-import re
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.encoding import NetworkId, WireError
 from ledger.core.genesis import Genesis
-from ledger.core.keys import AccountId, account_from_peer_id
+from p2p.core.addresses import parse_address
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from ledger.core.keys import AccountId
 
 __all__ = [
     "BOOTSTRAP_MAX",
@@ -38,12 +39,9 @@ __all__ = [
 
 NETWORK_FILE_SCHEMA: Final = 1
 NETWORK_FILE_BYTES_MAX: Final = 256 << 10
-BOOTSTRAP_MAX: Final = 64
-ADDRESS_BYTES_MAX: Final = 256
+BOOTSTRAP_MAX: Final = 32
+"""As many as a node dials (p2p.discovery)."""
 _KEYS: Final = {"schema": int, "name": str, "network_id": str, "genesis": str, "bootstrap": list}
-_ADDRESS: Final = re.compile(
-    r"/(?:ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/([0-9]{1,5})/p2p/([1-9A-HJ-NP-Za-km-z]+)"
-)
 
 
 class NetworkFileError(ValueError):
@@ -169,11 +167,11 @@ def save_network(path: Path, network: NetworkFile) -> None:
 
 
 def check_bootstrap_address(text: object) -> tuple[str, AccountId]:
-    """An entry point's address and the account it names; `ValueError` for anything else."""
-    matched = _ADDRESS.fullmatch(text) if isinstance(text, str) and len(text) <= ADDRESS_BYTES_MAX else None
-    if matched is None or int(matched[1]) > 65_535:
+    """An entry point's address and the account it names (R8.10); `ValueError` for anything else."""
+    address = parse_address(text) if isinstance(text, str) else None
+    if address is None or address.account is None or address.relay is not None:
         raise ValueError(f"{str(text)[:80]!r} is not an address such as /ip4/192.0.2.1/tcp/4710/p2p/12D3Koo…")
-    return matched[0], account_from_peer_id(matched[2])
+    return address.text, address.account
 
 
 def fault_line(genesis: Genesis) -> str:

@@ -538,7 +538,6 @@ def test_network_files(tmp_path: Path, network: str) -> None:
     assert taken(tmp_path, changed) == ({"as written", "without entry points", "by name", "by IPv6"},) * 2
 
 
-@pytest.mark.xfail(strict=True, reason="the reader of network files is looser on hosts and ports than R11.1")
 def test_entry_points_that_are_no_addresses(tmp_path: Path, network: str) -> None:
     text = Path(network).read_text()
     changed = {
