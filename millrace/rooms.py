@@ -28,7 +28,7 @@ from ledger.sync import Follower
 from ledger.wallet import Wallet
 from millrace.books import Books
 from millrace.capacity import fuel_price, measure_machine, offered
-from millrace.core.messages import FRAME_BYTES_MAX
+from millrace.core.messages import EARLY_FRAME_BYTES_MAX, FRAME_BYTES_MAX
 from millrace.journal import Journal, open_journal
 from millrace.leases import Buyer
 from millrace.lending import Lending, Meter
@@ -238,8 +238,9 @@ async def _lend(node: Node, runner: Runner, runner_wrap: Callable[[Runner], Unit
 
     node.mesh.host.serve(
         LEASE_PROTOCOL,
-        server.handle,
+        lambda channel: server.handle(channel, lambda: channel.allow(FRAME_BYTES_MAX)),
         frame_bytes_max=FRAME_BYTES_MAX,
+        receive_bytes_max=EARLY_FRAME_BYTES_MAX,
         streams_per_peer_max=LEASES_PER_PEER_MAX,
     )
     node.lending = Lending(config, capacity, server, meter=meter, mesh=node.mesh)

@@ -119,12 +119,15 @@ class LeaseServer:
         """Take leases again."""
         self._draining = False
 
-    async def handle(self, channel: Channel) -> None:
-        """Serve one stream until its lease has ended. Nothing the peer sends, and no failure here, ends the node."""
+    async def handle(self, channel: Channel, on_proved: Callable[[], None] = lambda: None) -> None:
+        """Serve one stream until its lease has ended. Nothing the peer sends, and no failure here, ends the node.
+
+        `on_proved` is called once the buyer has committed money: until then no message of its is long.
+        """
         if self._draining or self._active >= self.policy.leases_max:
             await _turn_away(channel, "no new leases now" if self._draining else "all leases are taken")
             return
-        served = _Served(self, self._worker, self.policy.lease, channel)
+        served = _Served(self, self._worker, self.policy.lease, channel, on_proved)
         if len(self._unproved) >= UNPROVED_MAX:
             oldest = min(self._unproved, key=lambda each: each.has_terms)  # the first of equals is the oldest
             self._unproved.pop(oldest)
@@ -171,13 +174,21 @@ async def _turn_away(channel: Channel, reason: str) -> None:
 class _Served:
     """One lease in hand."""
 
-    def __init__(self, server: LeaseServer, worker: Worker, policy: LeasePolicy, channel: Channel) -> None:
+    def __init__(
+        self,
+        server: LeaseServer,
+        worker: Worker,
+        policy: LeasePolicy,
+        channel: Channel,
+        on_proved: Callable[[], None],
+    ) -> None:
         self._server = server
         self._worker = worker
         self._lease_id = b""
         self._running: dict[int, trio.CancelScope] = {}
         self._unkept: Voucher | None = None
         self.is_proved = False
+        self._on_proved = on_proved
         self._nursery: trio.Nursery
         self._machine = WorkerLease(
             channel.peer,
@@ -246,6 +257,7 @@ class _Served:
                 journal.locked(self._lease_id, lock_id, receipt)
                 self.is_proved = True
                 self._server.prove(self)
+                self._on_proved()
             case lease.KeepVoucher(voucher):
                 self._unkept = voucher
             case lease.Run(unit, task):

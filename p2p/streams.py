@@ -163,6 +163,10 @@ class Channel:
             self._closed = True
             await self._stream.aclose()
 
+    def allow(self, receive_bytes_max: int) -> None:
+        """Take longer messages than before: the peer has earned it."""
+        self._decoder.allow(receive_bytes_max)
+
     @property
     def is_closed(self) -> bool:
         """Whether we have ended it; the peer may have, too, without our knowing yet."""

@@ -16,6 +16,7 @@ from ledger.core.entries import VOUCHER_BYTES, Voucher, decode_voucher
 from millrace.core.terms import WINDOW_UNITS_MAX, Terms, decode_terms
 
 __all__ = [
+    "EARLY_FRAME_BYTES_MAX",
     "FRAME_BYTES_MAX",
     "PIECE_BYTES_MAX",
     "Accept",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 FRAME_BYTES_MAX: Final = 4 << 20
+EARLY_FRAME_BYTES_MAX: Final = 128 << 10
+"""The longest message that a worker takes before the LOCK is proved: terms and a receipt are shorter."""
 PIECE_BYTES_MAX: Final = 256 << 10
 BATCH_BYTES_MAX: Final = FRAME_BYTES_MAX - (64 << 10)
 """Items of one message: the frame less its own overhead."""

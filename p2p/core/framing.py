@@ -40,6 +40,12 @@ class Decoder:
         self._frame_bytes_max = frame_bytes_max
         self._buffer = bytearray()
 
+    def allow(self, frame_bytes_max: int) -> None:
+        """From the next frame on, take messages of up to so many bytes."""
+        if not 1 <= frame_bytes_max <= FRAME_BYTES_MAX:
+            raise ValueError(f"frame_bytes_max is 1 to {FRAME_BYTES_MAX}, not {frame_bytes_max}")
+        self._frame_bytes_max = frame_bytes_max
+
     @property
     def pending_bytes(self) -> int:
         """Bytes of a frame that is not complete yet."""
