@@ -121,6 +121,7 @@ async def slow_senders(address: str, count: int, pause_s: float = 0.2) -> AsyncI
 def payloads(rng: random.Random) -> dict[str, bytes]:
     """What every protocol is told."""
     good = pack({"op": "blocks", "height": 1, "count": 64, "wait_ms": 0})
+    not_maps: tuple[object, ...] = (1, [], "x", {"t": 1}, {"t": "nothing"}, None)
     deep = b"\x91" * 3_000 + b"\xc0"
     return {
         "empty": bytes(400),
@@ -130,7 +131,7 @@ def payloads(rng: random.Random) -> dict[str, bytes]:
         "truncated": b"".join(request(good[:cut], cut) for cut in range(len(good))),
         "deep": request(deep) + frame(deep),
         "half-a-frame": (1 << 20).to_bytes(4, "big") + bytes(1_000),
-        "not-a-map": b"".join(frame(pack(value)) for value in (1, [], "x", {"t": 1}, {"t": "nothing"}, None)),
+        "not-a-map": b"".join(map(frame, map(pack, not_maps))),
         "preallocation": b"".join(request(b"\xdd\x00\x01\x00\x00" * 200, n) for n in range(8)),
     }
 

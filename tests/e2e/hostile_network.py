@@ -113,7 +113,8 @@ class HostileNetwork:
         return head is not None and head["totals"]["locks_open"] == 0
 
     def _offers(self) -> list[Any]:
-        return (self.demo.ask(BUYER, "offers") or {"offers": []})["offers"]
+        offers: list[Any] = (self.demo.ask(BUYER, "offers") or {"offers": []})["offers"]
+        return offers
 
     def address(self, name: str) -> str:
         """Where a process listens, with its peer id."""
