@@ -59,6 +59,8 @@ JOB_TIMEOUT_S: Final = 3600.0
 ENOUGH_WAIT_S: Final = 3.0
 ANY_WAIT_S: Final = 10.0
 MARKET_LOOK_S: Final = 0.25
+LOST_REST_MS: Final = 60_000
+"""About as long as an advert lives without its author."""
 SETTLE_WAIT_S: Final = 5.0
 """How long a finished job waits for its workers' claims, so that its report can carry their receipts."""
 
@@ -93,6 +95,8 @@ class Purchases:
         self._is_linked = is_linked
         self._reserved = 0
         """Micro-credits that running jobs may still cost."""
+        self._lost: dict[AccountId, int] = {}
+        """Workers that a job could not reach or lost, and until when (Unix ms) they are not asked again."""
         self.running = 0
         """Jobs that run now."""
         self.done = 0
@@ -187,7 +191,7 @@ class Purchases:
         begun_s = trio.current_time()
         while True:
             heard = self._heard()
-            ranked = rank([offer for offer, liar in heard if not liar], needs)
+            ranked = rank([offer for offer, barred in heard if not barred], needs)
             waited_s = trio.current_time() - begun_s
             if len(choose(ranked, replicas)) == replicas or (ranked and waited_s >= ENOUGH_WAIT_S):
                 return tuple(ranked)
@@ -197,14 +201,33 @@ class Purchases:
                 await emit({"event": "waiting_for_peers", "heard": len(heard), "fit": len(ranked)})
             await trio.sleep(MARKET_LOOK_S)
 
-    def _heard(self) -> list[tuple[Offer, bool]]:
-        """Everybody's offer, and whether this node caught its worker lying."""
+    def _heard(self) -> list[tuple[Offer, str]]:
+        """Everybody's offer, and why its worker is not asked; empty if it may be."""
+        now_ms = self._buyer.clock_ms()
+        self._lost = {worker: until for worker, until in self._lost.items() if until > now_ms}
         liars = self._buyer.journal.liars()
+
+        def barred(worker: AccountId) -> str:
+            if worker in liars:
+                return "was caught lying to this node"
+            if worker in self._lost and not self._is_linked(worker):
+                return "was lost a moment ago and has not come back"
+            return ""
+
         return [
-            (offer_from_advert(offer.author, offer.advert), offer.author in liars)
-            for offer in self._market.items(self._buyer.clock_ms())
+            (offer_from_advert(offer.author, offer.advert), barred(offer.author))
+            for offer in self._market.items(now_ms)
             if offer.author != self._buyer.key.account
         ]
+
+    def _note_lost(self, tally: JobTally) -> None:
+        """A peer that just failed is not asked next: its advert outlives it."""
+        failed = [worker for worker, _ in tally.unleased] + [
+            each.worker for each in tally.leases if each.moved
+        ]
+        for worker in failed:
+            if not self._is_linked(worker):
+                self._lost[worker] = self._buyer.clock_ms() + LOST_REST_MS
 
     def _spent_today(self) -> int:
         since = self._buyer.clock_ms() - DAY_MS
@@ -291,11 +314,10 @@ def _needs(tasks: tuple[WasmTask, ...], options: dict[str, Any]) -> Needs:
     )
 
 
-def _no_peers(heard: list[tuple[Offer, bool]], needs: Needs) -> NoPeers:
+def _no_peers(heard: list[tuple[Offer, str]], needs: Needs) -> NoPeers:
     reasons = tuple(
-        f"{peer_id(offer.worker)} {offer.name}: "
-        f"{'was caught lying to this node' if liar else unfit(offer, needs) or 'fits'}"
-        for offer, liar in heard
+        f"{peer_id(offer.worker)} {offer.name}: {barred or unfit(offer, needs) or 'fits'}"
+        for offer, barred in heard
     )
     why = "no advert has been heard" if not heard else f"none of the {len(heard)} adverts heard fits"
     return NoPeers("no peer fits the job", why, "see `millrace offers` and `millrace peers`", reasons=reasons)

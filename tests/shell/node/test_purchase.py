@@ -9,10 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from ledger.core.keys import SigningKey
+from ledger.core.keys import AccountId, SigningKey
 from ledger.core.state import Account
 from millrace.core.api_messages import check_params
 from millrace.core.market import Needs
+from millrace.core.progress import LeaseRefused
+from millrace.core.tally import JobTally
 from millrace.errors import BudgetExceeded, InsufficientCredit, MillraceError, NoPeers, UsageError
 from millrace.purchase import (
     ANY_WAIT_S,
@@ -36,6 +38,7 @@ class Desk:
     def __init__(self, *, balance: int = 0, limit: int = 10_000, jobs: tuple[Any, ...] = ()) -> None:
         self.offers: list[Any] = []
         self.liars: set[bytes] = set()
+        self.linked: set[bytes] = {ONE, TWO}
         self.events: list[dict[str, Any]] = []
         journal = SimpleNamespace(jobs=lambda _count: list(jobs), liars=lambda: self.liars)
         buyer = SimpleNamespace(key=SimpleNamespace(account=ME), journal=journal, clock_ms=lambda: NOW_MS)
@@ -46,7 +49,7 @@ class Desk:
             follower=cast("Any", SimpleNamespace(state=state)),
             books=cast("Any", None),
             spend=cast("Any", SimpleNamespace(max_per_job=1_000, max_per_day=5_000)),
-            is_linked=lambda _peer: True,
+            is_linked=lambda peer: peer in self.linked,
         )
 
     def cap(self, wanted: int | None) -> tuple[int, bool]:
@@ -121,6 +124,28 @@ async def test_the_best_offer_comes_first_and_ours_and_liars_are_left_out() -> N
     ranked = await desk.desk._offers(Needs(), 1, desk.emit)
     assert [offer.worker for offer in ranked] == [ONE]
     assert desk.events == []
+
+
+async def test_a_worker_that_was_just_lost_is_asked_again_only_once_it_is_back() -> None:
+    desk = Desk()
+    desk.hear(ONE)
+    desk.hear(TWO)
+    tally = JobTally()
+    tally.feed(LeaseRefused(AccountId(ONE), "cannot be reached"))
+    desk.linked.discard(ONE)
+    desk.desk._note_lost(tally)
+    assert [offer.worker for offer in await desk.desk._offers(Needs(), 1, desk.emit)] == [TWO]
+    desk.linked.add(ONE)
+    assert {offer.worker for offer in await desk.desk._offers(Needs(), 2, desk.emit)} == {ONE, TWO}
+
+
+async def test_a_worker_that_refused_and_is_still_there_may_be_asked() -> None:
+    desk = Desk()
+    desk.hear(ONE)
+    tally = JobTally()
+    tally.feed(LeaseRefused(AccountId(ONE), "all leases are taken"))
+    desk.desk._note_lost(tally)
+    assert [offer.worker for offer in await desk.desk._offers(Needs(), 1, desk.emit)] == [ONE]
 
 
 async def test_a_market_that_comes_late_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
