@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` and `make test`. Each sets everything up by itself on a fresh machine.
-.PHONY: demo test check lint types setup guests simulate clean
+.PHONY: demo test check lint types setup guests simulate bench clean
 PYTHONPATH :=
 export PYTHONPATH
 
@@ -26,6 +26,10 @@ guests: ## rebuild the demo's WebAssembly modules and compare them with the comm
 
 simulate: setup ## SEEDS=2000: the ordering protocol under seeded faults
 	@.venv/bin/python -m tests.simulation.ledger.simplex_simulation --seeds $(or $(SEEDS),2000)
+
+bench: setup ## what an entry and a unit cost, beside the bare parts in the same run
+	@.venv/bin/python -m benchmarks.ledger_core
+	@.venv/bin/python -m benchmarks.jobs
 
 clean:
 	rm -rf .venv .venv-guests .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
