@@ -37,7 +37,8 @@ CREDIT_LIMIT: Final = 100 * MICRO
 """What the founder of this network, its buyer, may owe."""
 SLOT_TIMEOUT_MS: Final = 400
 """How long witnesses wait for a leader that is gone; on loopback a living one answers in a few milliseconds."""
-READY_WAIT_S: Final = 60.0
+READY_WAIT_S: Final = 120.0
+"""Nine interpreters on one slow or busy core; a process that dies is noticed at once, whatever stands here."""
 _POLL_S: Final = 0.05
 
 

@@ -81,7 +81,7 @@ def test_every_claim_holds(demo_dir: Path) -> None:
     assert not processes_naming(str(demo_dir))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda how: how.name)
 def test_interrupted_it_leaves_nothing(demo_dir: Path, how: signal.Signals) -> None:
     demo = start(demo_dir)
     deadline = time.monotonic() + STOP_WAIT_S
