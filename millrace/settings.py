@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from millrace import units
+from millrace import measures
 
 __all__ = ["ENV_PREFIX", "SECTIONS", "SETTINGS", "Setting", "env_name"]
 
@@ -61,7 +61,7 @@ def _kinds_missing(value: tuple[str, ...]) -> str:
 
 
 def _kinds(value: object) -> tuple[str, ...]:
-    kinds = units.read_texts(value)
+    kinds = measures.read_texts(value)
     if unknown := [kind for kind in kinds if kind not in {"wasm", "onnx", "python", "command"}]:
         raise ValueError(f'kinds among "wasm", "onnx", "python", "command" (not {unknown[0]!r})')
     return tuple(dict.fromkeys(kinds))
@@ -72,18 +72,18 @@ def _gpus(value: object) -> tuple[str, ...]:
         value = [
             str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value
         ]
-    return units.read_texts(value)
+    return measures.read_texts(value)
 
 
 def _positive(value: object) -> int:
-    percent = units.read_percent(value)
+    percent = measures.read_percent(value)
     if percent == 0:
         raise ValueError('a share from "1%" to "100%"; to lend nothing, set share.when = "never"')
     return percent
 
 
 def _name(value: object) -> str:
-    name = units.read_text(value)
+    name = measures.read_text(value)
     if len(name) > 32:
         raise ValueError("a name of at most 32 characters")
     return name
@@ -99,7 +99,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "share.when",
         "when",
         '"never"',
-        units.choice("idle", "always", "schedule", "never"),
+        measures.choice("idle", "always", "schedule", "never"),
         "always | never; `millrace up` asks once and writes the answer here",
         _only("always", "never", instead='only "always" and "never" are, so far'),
     ),
@@ -107,7 +107,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "share.idle_after",
         "idle_after_s",
         '"3m"',
-        units.read_duration_s,
+        measures.read_duration_s,
         'for when = "idle", not yet available',
     ),
     Setting(
@@ -117,7 +117,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "share.cpu_in_use",
         "cpu_in_use_percent",
         '"100%"',
-        units.read_percent,
+        measures.read_percent,
         "a second cap while somebody uses the machine",
         _only(100, instead='millrace cannot see yet whether somebody uses the machine: "100%"'),
     ),
@@ -126,7 +126,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "share.disk",
         "disk_bytes",
         '"50GB"',
-        units.read_size_bytes,
+        measures.read_size_bytes,
         "not kept yet: compiled modules take 1 GiB at most, the ledger is not limited",
         _only(50 * 10**9, instead="a cap on the disk is not kept yet; compiled modules take 1 GiB at most"),
     ),
@@ -142,7 +142,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "share.on_battery",
         "on_battery",
         "true",
-        units.read_bool,
+        measures.read_bool,
         "whether to go on while the machine runs on its battery",
         _only(True, instead="millrace cannot see the battery yet: true"),
     ),
@@ -150,7 +150,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "share.stop_if_others_use",
         "stop_if_others_use_percent",
         '"100%"',
-        units.read_percent,
+        measures.read_percent,
         "pause when other programs use more CPU than this",
         _only(100, instead='other programs are not watched yet: "100%"'),
     ),
@@ -158,7 +158,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "share.schedule",
         "schedule",
         "[]",
-        units.read_texts,
+        measures.read_texts,
         "hours in which to lend",
         _only((), instead="schedules are not kept yet: []"),
     ),
@@ -167,20 +167,20 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "price.mode",
         "mode",
         '"fixed"',
-        units.choice("market", "fixed"),
+        measures.choice("market", "fixed"),
         "fixed: core_hour below",
         _only("fixed", instead='there is no market price yet: "fixed"'),
     ),
-    Setting("price.core_hour", "core_hour", "1.00", units.read_credits, "credits for an hour of one core"),
+    Setting("price.core_hour", "core_hour", "1.00", measures.read_credits, "credits for an hour of one core"),
     Setting(
-        "price.gpu_hour", "gpu_hour", "20.0", units.read_credits, "has no effect while share.gpus is empty"
+        "price.gpu_hour", "gpu_hour", "20.0", measures.read_credits, "has no effect while share.gpus is empty"
     ),
-    Setting("price.min", "minimum", "0.50", units.read_credits, "never lend a core-hour below this"),
+    Setting("price.min", "minimum", "0.50", measures.read_credits, "never lend a core-hour below this"),
     Setting(
         "price.accept_free_from",
         "accept_free_from",
         "[]",
-        units.read_texts,
+        measures.read_texts,
         "peer ids that need not pay",
         _only((), instead="every lease is paid so far: []"),
     ),
@@ -188,7 +188,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "energy.watts_idle",
         "watts_idle",
         "0",
-        units.read_whole,
+        measures.read_whole,
         "0: not declared",
         _only(0, instead="only watts_full is part of an advert so far: 0"),
     ),
@@ -196,14 +196,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "energy.watts_full",
         "watts_full",
         "0",
-        units.read_whole,
+        measures.read_whole,
         "declared in adverts, not measured; 0: not declared",
     ),
     Setting(
         "energy.carbon_g_per_kwh",
         "carbon_g_per_kwh",
         "0",
-        units.read_whole,
+        measures.read_whole,
         "0: not declared",
         _only(0, instead="carbon does not take part in matching yet: 0"),
     ),
@@ -211,7 +211,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "energy.carbon_file",
         "carbon_file",
         '""',
-        units.read_text,
+        measures.read_text,
         "CSV: hour, g/kWh",
         _only("", instead='carbon does not take part in matching yet: ""'),
     ),
@@ -219,37 +219,43 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "energy.electricity_price_file",
         "electricity_price_file",
         '""',
-        units.read_text,
+        measures.read_text,
         "CSV: hour, price",
         _only("", instead='electricity prices do not take part in matching yet: ""'),
     ),
     Setting(
-        "spend.max_per_job", "max_per_job", "1.00", units.read_credits, "hard: a job above it is never sent"
+        "spend.max_per_job",
+        "max_per_job",
+        "1.00",
+        measures.read_credits,
+        "hard: a job above it is never sent",
     ),
-    Setting("spend.max_per_day", "max_per_day", "10.0", units.read_credits, "hard: credits spent in a day"),
+    Setting(
+        "spend.max_per_day", "max_per_day", "10.0", measures.read_credits, "hard: credits spent in a day"
+    ),
     Setting(
         "network.listen",
         "listen",
         '["/ip4/0.0.0.0/tcp/0"]',
-        units.read_addresses,
+        measures.read_addresses,
         "where other peers reach this one; port 0: any free port",
     ),
     Setting(
         "network.bootstrap",
         "bootstrap",
         '["auto"]',
-        units.read_addresses,
+        measures.read_addresses,
         'entry points; "auto": those of the network file',
     ),
-    Setting("network.mdns", "mdns", "true", units.read_bool, "find peers on the local network"),
-    Setting("api.socket", "socket", '"auto"', units.read_text, '"auto": in the data folder'),
-    Setting("api.dashboard", "dashboard", '""', units.read_text, "web page on loopback", _endpoint_off),
-    Setting("api.metrics", "metrics", '""', units.read_text, "Prometheus on loopback", _endpoint_off),
+    Setting("network.mdns", "mdns", "true", measures.read_bool, "find peers on the local network"),
+    Setting("api.socket", "socket", '"auto"', measures.read_text, '"auto": in the data folder'),
+    Setting("api.dashboard", "dashboard", '""', measures.read_text, "web page on loopback", _endpoint_off),
+    Setting("api.metrics", "metrics", '""', measures.read_text, "Prometheus on loopback", _endpoint_off),
     Setting(
         "log.level",
         "level",
         '"info"',
-        units.choice("debug", "info", "warning", "error"),
+        measures.choice("debug", "info", "warning", "error"),
         "of the daemon's log",
     ),
 )

@@ -167,7 +167,7 @@ class Seconds(click.ParamType[float]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The time in seconds."""
-        from millrace.units import read_duration_s
+        from millrace.measures import read_duration_s
 
         if isinstance(value, (int, float)):
             return float(value)
