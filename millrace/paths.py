@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from millrace.errors import MillraceError
+from millrace.errors import MillraceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,10 +117,10 @@ class Paths:
 def find_paths(env: Mapping[str, str], profile: str = "", config: str = "") -> Paths:
     """The files of the node that `env` and `profile` mean; `config` names another configuration file.
 
-    Creates nothing. Raises `PathError` for a profile name that is not a plain word.
+    Creates nothing. Raises `UsageError` for a profile name that is not a plain word.
     """
     if profile and not _PROFILE.fullmatch(profile):
-        raise PathError(
+        raise UsageError(
             f"{profile[:40]!r} is not a profile name",
             "a profile is a folder: small letters, digits, - and _, at most 32 of them",
             "choose a name such as --profile second",

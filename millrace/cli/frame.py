@@ -212,11 +212,11 @@ class Verb(click.Command):
         return ctx.invoke(self.callback, session, **given)
 
 
-def verb(name: str) -> Callable[[Callable[..., object]], Verb]:
+def verb(name: str, kind: type[Verb] = Verb) -> Callable[[Callable[..., object]], Verb]:
     """Make a function of (Session, own flags) the command `name`."""
 
     def decorate(function: Callable[..., object]) -> Verb:
-        made = click.command(name, cls=Verb)(function)
+        made = click.command(name, cls=kind)(function)
         assert isinstance(made, Verb)  # noqa: S101 - by cls above
         return made
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from ledger.core.amounts import format_credits, parse_credits
 from ledger.core.keys import account_from_peer_id
-from millrace.cli.frame import Session, verb
+from millrace.cli.frame import Session, Verb, verb
 from millrace.errors import UsageError
 
 __all__ = ["balance_verb", "send_verb"]
+
+NOT_POSITIVE: Final = "an amount is above zero"
 
 
 @verb("balance")
@@ -31,7 +35,20 @@ def balance_verb(session: Session, peer: str | None) -> int:
     return 0
 
 
-@verb("send")
+class _SendVerb(Verb):
+    """No flag begins with a digit, so `-3` is an amount, and one that cannot be sent."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, but a number below zero is not called an unknown option."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name[1:2].isdigit():
+                raise click.BadParameter(NOT_POSITIVE, ctx=ctx, param_hint="AMOUNT") from error
+            raise
+
+
+@verb("send", _SendVerb)
 @click.argument("peer")
 @click.argument("amount")
 @click.option("--memo", default="", help="A note; the ledger keeps only its hash.")
@@ -42,7 +59,7 @@ def send_verb(session: Session, peer: str, amount: str, memo: str, yes: bool) ->
     try:
         micro = parse_credits(amount)
         if micro <= 0:
-            raise ValueError("an amount is above zero")
+            raise ValueError(NOT_POSITIVE)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="AMOUNT") from error
     if not yes:

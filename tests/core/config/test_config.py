@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from millrace.config import ConfigError, NodeConfig, load_config, set_value, template
 from millrace.config_check import CONFIG_BYTES_MAX, check_config
+from millrace.errors import UsageError
 from millrace.paths import HOME_ENV, SOCKET_PATH_BYTES_MAX, PathError, Paths, find_paths, private_dir
 from millrace.settings import SECTIONS, SETTINGS, env_name
 
@@ -226,7 +227,7 @@ def test_profiles_are_nodes_beside_each_other(tmp_path: Path) -> None:
     assert len({first.socket(), second.socket(), first.key, second.key}) == 4
     for bad in ("../x", "A", "", "x" * 33, "a b"):
         if bad:
-            with pytest.raises(PathError):
+            with pytest.raises(UsageError):
                 find_paths({}, bad)
     private_dir(second.data)
     private_dir(first.data)  # its parent was made private too
