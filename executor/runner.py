@@ -26,7 +26,7 @@ from executor.core.limits import CEILINGS, Limits
 from executor.core.module import check_module
 from executor.core.outcome import Outcome, Status
 from executor.core.runtime import RUNTIME, cache_key
-from executor.core.task import COMMAND_ENTRY, WasmTask
+from executor.core.task import WasmTask
 from executor.core.wire import WireError
 from executor.selftest import Layer
 from executor.zygote import REPORT_BYTES_MAX, Child, ChildError, Zygote
@@ -74,11 +74,6 @@ class Prepared:
 
     sha256: bytes
     exports: tuple[str, ...]
-
-    @property
-    def is_command(self) -> bool:
-        """Whether it is a WASI command."""
-        return COMMAND_ENTRY in self.exports
 
 
 class ModuleRefused(Exception):
@@ -147,11 +142,6 @@ class Runner:
         self._groups_made = 0
         self.layers = layers
         self.runtime = RUNTIME
-
-    @property
-    def busy(self) -> int:
-        """Units that run now."""
-        return int(self._slots.borrowed_tokens)
 
     async def prepare(self, module: bytes) -> Prepared:
         """Compile `module`, or find it compiled, and start loading it.

@@ -1,4 +1,4 @@
-"""The ledger on disk: final blocks, own votes, signed entries and vouchers, in one SQLite file (SPEC.md §6, §15).
+"""The ledger on disk: final blocks, own votes and signed entries, in one SQLite file (SPEC.md §6, §15).
 
 WAL with synchronous=FULL: when `write` returns, its batch survives a power cut. One batch is one transaction, so
 a crash leaves all of it or none. State is never stored: `load_chain` replays the blocks through the same rules that
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from ledger.core.block import FinalBlock, Proposal
 from ledger.core.chain import BadBlock, Chain
 from ledger.core.encoding import WireError
-from ledger.core.entries import Entry, Voucher, decode_entry
+from ledger.core.entries import Entry, decode_entry
 from ledger.core.events import Saved
 from ledger.core.votes import Certificate, Vote
 
@@ -64,8 +64,6 @@ CREATE TABLE evidence (witness BLOB NOT NULL, slot INTEGER NOT NULL, first BLOB 
 CREATE TABLE signed (account BLOB NOT NULL, entry_id BLOB NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL,
     status TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (account, entry_id)) STRICT, WITHOUT ROWID;
 CREATE INDEX pending ON signed (account, seq) WHERE status = 'pending';
-CREATE TABLE vouchers (lock_id BLOB PRIMARY KEY, cumulative INTEGER NOT NULL, signature BLOB NOT NULL)
-    STRICT, WITHOUT ROWID;
 """
 
 
@@ -330,27 +328,6 @@ class Store:
         except WireError as error:
             raise self._corrupt(f"a signed entry: {error}") from error
 
-    def save_voucher(self, voucher: Voucher) -> None:
-        """Keep the best voucher of its lock, durably."""
-        with _translated(self.path), self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO vouchers VALUES (?, ?, ?) ON CONFLICT (lock_id) DO UPDATE SET "
-                "cumulative = excluded.cumulative, signature = excluded.signature "
-                "WHERE excluded.cumulative > vouchers.cumulative",
-                (voucher.lock_id, voucher.cumulative, voucher.signature),
-            )
-
-    def voucher(self, lock_id: bytes) -> Voucher | None:
-        """The voucher of the highest sum for a lock."""
-        with _translated(self.path):
-            row = self._reader.execute(
-                "SELECT lock_id, cumulative, signature FROM vouchers WHERE lock_id = ?", (lock_id,)
-            ).fetchone()
-        try:
-            return None if row is None else Voucher(*row)
-        except WireError as error:
-            raise self._corrupt(f"a voucher: {error}") from error
-
     # Leaves.
 
     def _insert_block(self, connection: sqlite3.Connection, block: FinalBlock) -> None:
@@ -393,7 +370,7 @@ class Store:
     def _corrupt(self, what: str) -> StoreCorruptError:
         return StoreCorruptError(
             f"{self.path} is damaged: {what}. Stop the node and move the file away; the node then fetches the ledger "
-            "from the witnesses again. Vouchers and unsent entries in it are lost unless a backup has them."
+            "from the witnesses again. Unsent entries in it are lost unless a backup has them."
         )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ledger.core.encoding import WireError
-from ledger.core.entries import Action, Entry, Voucher, sign_entry
+from ledger.core.entries import Action, Entry, sign_entry
 from ledger.core.keys import peer_id
 from ledger.core.requests import AccountOf, ServiceError, Submit, decode_answer, encode_request, field
 from ledger.core.state import Reason
@@ -140,14 +140,6 @@ class Wallet:
         """Signed entries whose fate is open."""
         signed = self.store.signed(self.account, pending_only=True)
         return tuple(item.entry for item in signed if self.follower.receipt(item.entry_id) is None)
-
-    def record_voucher(self, voucher: Voucher) -> None:
-        """Keep a voucher, durably, before it is relied on or sent; of each lock the highest sum is kept."""
-        self.store.save_voucher(voucher)
-
-    def best_voucher(self, lock_id: bytes) -> Voucher | None:
-        """The voucher of the highest sum for a lock."""
-        return self.store.voucher(lock_id)
 
     # Fates.
 

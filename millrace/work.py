@@ -115,10 +115,6 @@ class LeaseServer:
         """Take no new lease from now on; leases in hand go on."""
         self._draining = True
 
-    def resume(self) -> None:
-        """Take leases again."""
-        self._draining = False
-
     async def handle(self, channel: Channel, on_proved: Callable[[], None] = lambda: None) -> None:
         """Serve one stream until its lease has ended. Nothing the peer sends, and no failure here, ends the node.
 

@@ -93,10 +93,6 @@ class Chain:
         """The executed block of that hash, if it is above the final one."""
         return self._candidates.get(block_hash)
 
-    def tip_at(self, block_hash: bytes) -> Tip:
-        """Slot, height and time of a block that `holds`."""
-        return self.tip if block_hash == self.tip.block_hash else self._candidates[block_hash].tip
-
     def execute(self, block: Block, *, is_verified: Callable[[Entry], bool] | None = None) -> str | None:
         """Judge `block` by every rule; None makes it a candidate, a text says which rule it breaks.
 

@@ -136,11 +136,6 @@ class WorkerLease:
         """What the best voucher is worth, in micro-credits."""
         return self.voucher.cumulative if self.voucher else 0
 
-    @property
-    def in_hand(self) -> int:
-        """Units taken and not judged."""
-        return len(self._units)
-
     def feed(self, event: Input, now_s: float) -> list[Action]:
         """What to do about `event`; whatever the peer did wrong ends the lease with a `fault`."""
         before = self.state

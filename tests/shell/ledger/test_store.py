@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ledger.core.encoding import Kind
-from ledger.core.entries import Transfer, sign_entry, sign_voucher
+from ledger.core.entries import Transfer, sign_entry
 from ledger.core.events import PersistVote
 from ledger.store import (
     Batch,
@@ -161,21 +161,16 @@ def test_a_missing_block_is_found(tmp_path: Path) -> None:
         store.load_chain()
 
 
-def test_signed_entries_and_vouchers_survive(tmp_path: Path) -> None:
+def test_signed_entries_survive(tmp_path: Path) -> None:
     signed = sign_entry(
         PAYER, ONE.network_id, seq=1, not_after_ms=WALL_MS, fee=0, action=Transfer(PAYEE.account, 1)
     )
-    vouchers = [sign_voucher(PAYER, ONE.network_id, b"l" * 32, total) for total in (5, 9, 7)]
     with open_store(tmp_path / "a.db", ONE) as store:
         store.save_signed(signed)
-        for voucher in vouchers:
-            store.save_voucher(voucher)
     with open_store(tmp_path / "a.db", ONE) as store:
         assert [(item.entry, item.status) for item in store.signed(PAYER.account)] == [(signed, "pending")]
         store.mark_signed(signed, "final")
         assert [item.status for item in store.signed(PAYER.account)] == ["final"]
-        assert store.voucher(b"l" * 32) == vouchers[1]
-        assert store.voucher(b"m" * 32) is None
 
 
 def test_it_runs_with_full_synchronous_writes(tmp_path: Path) -> None:
