@@ -1,0 +1,70 @@
+"""What the documents name exists: files, folders, links, and the sections of SPEC.md that code cites."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(ROOT.glob("*.md"))
+ROOMS = ("p2p", "ledger", "executor", "bootstrap", "millrace")
+SECTION = re.compile(r"SPEC\.md §(\d+)")
+
+
+def named_files(text: str) -> set[str]:
+    """Paths in backticks: those that end like a source file, or like a folder."""
+    return {
+        path
+        for path in re.findall(r"`([a-z0-9_./-]+)`", text)
+        if path.endswith((".py", ".md")) or path[-1] == "/"
+    }
+
+
+def stands(path: str) -> bool:
+    """Whether `path` is there, from the root or (as ARCHITECTURE.md shortens it) from inside a room or its core."""
+    rooms = [ROOT / room for room in ROOMS]
+    return any((base / path).exists() for base in (ROOT, *rooms, *(room / "core" for room in rooms)))
+
+
+def test_architecture_names_what_is_there() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    missing = {path for path in named_files(text) if not stands(path)}
+    assert missing <= {"x/core"}
+
+
+def test_architecture_names_every_module_with_state_or_an_owner() -> None:
+    """A module that a newcomer would look for is named; leaves may be left to the tree."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    shells = [
+        path
+        for room in ROOMS
+        for path in (ROOT / room).glob("*.py")
+        if path.name != "__init__.py" and "async def " in path.read_text()
+    ]
+    unnamed = sorted(path.relative_to(ROOT).as_posix() for path in shells if f"{path.name}`" not in text)
+    assert not unnamed, "say in ARCHITECTURE.md what these are for"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    headings = {
+        re.sub(r"[^a-z0-9 _-]", "", heading.lower()).strip().replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, f"{document.name} has no heading for {target}"
+        elif "://" not in target:
+            assert (document.parent / target.partition("#")[0]).exists(), f"{document.name} links to {target}"
+
+
+def test_cited_sections_exist() -> None:
+    sections = set(re.findall(r"^## (\d+)\. ", (ROOT / "SPEC.md").read_text(), re.MULTILINE))
+    assert len(sections) == 18
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            cited = set(SECTION.findall(path.read_text()))
+            assert cited <= sections, f"{path.relative_to(ROOT)} cites {cited - sections}"
