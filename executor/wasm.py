@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import wasmtime
 
 from executor.core import wasi
+from executor.core.module import EXPORTS_CHARACTERS_MAX, EXPORTS_MAX
 from executor.core.outcome import STDERR_BYTES_MAX, Outcome, Status
 from executor.core.task import COMMAND_ENTRY, WasmTask
 from executor.core.values import RESULTS_MAX, encode_results, parse_argument
@@ -28,8 +29,6 @@ __all__ = ["ModuleError", "Program", "compile_module", "engine", "exports_of"]
 WASM_STACK_BYTES_MAX: Final = 1 << 20
 TABLE_ELEMENTS_MAX: Final = 1 << 20
 TABLES_MAX: Final = 16
-EXPORTS_MAX: Final = 4096
-EXPORTS_CHARACTERS_MAX: Final = 1 << 16
 PROGRAM_NAME: Final = "task"
 _NUMBER_KINDS: Final = ("i32", "i64", "f32", "f64")
 

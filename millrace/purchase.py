@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from executor.core.limits import Limits
-from executor.core.module import check_module
-from executor.core.task import WasmTask
+from executor.core.module import check_module, exported_functions
+from executor.core.task import COMMAND_ENTRY, WasmTask
 from executor.core.wire import WireError as ExecutorWireError
 from ledger.core.amounts import format_credits
 from ledger.core.keys import peer_id
@@ -53,6 +53,8 @@ JOBS_MAX: Final = 8
 """Jobs of this node that run at once."""
 RESULTS_BYTES_MAX: Final = 512 << 20
 """What all results of one job may come to; a job of many units gets a smaller output limit by default."""
+EXPORTS_LISTED_MAX: Final = 32
+"""Names of a module's exports in one error."""
 DAY_MS: Final = 24 * 3600 * 1000
 WORKERS_DEFAULT: Final = 8
 JOB_TIMEOUT_S: Final = 3600.0
@@ -369,10 +371,26 @@ def _tasks(module: bytes, units: list[dict[str, Any]], options: dict[str, Any]) 
         limits = Limits(**{name: options[name] for name in chosen if options[name] is not None})
         limits = replace(limits, output_bytes=min(limits.output_bytes, room))
         sha256 = hashlib.sha256(module).digest()
-        return tuple(
+        tasks = tuple(
             WasmTask(sha256, options["entry"], tuple(unit["args"]), unit["stdin"], limits) for unit in units
         )
+        _check_entry(options["entry"], exported_functions(module))
+        return tasks
     except ExecutorWireError as error:
         raise UsageError(
             "the job cannot run as it is", str(error), "see SPEC.md §13 for what a unit may be"
         ) from error
+
+
+def _check_entry(entry: str, exports: tuple[str, ...]) -> None:
+    """`UsageError` before anything is paid for, if the module has no such function."""
+    if entry in exports:
+        return
+    listed = ", ".join(exports[:EXPORTS_LISTED_MAX]) + (", …" if len(exports) > EXPORTS_LISTED_MAX else "")
+    raise UsageError(
+        f"the module exports no function {entry!r}",
+        f"it exports: {listed}" if exports else "it exports no functions",
+        "name one of its exports as the entry (`millrace wasm run --entry NAME`)"
+        if exports
+        else f"build it as a WASI command, which exports {COMMAND_ENTRY}, or export a function",
+    )

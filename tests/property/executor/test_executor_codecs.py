@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from executor.core.frames import Frames, frame
 from executor.core.limits import Limits
-from executor.core.module import check_module
+from executor.core.module import check_module, exported_functions
 from executor.core.outcome import Outcome, Status
 from executor.core.task import WasmTask
 from executor.core.values import decode_results, encode_results
@@ -83,7 +83,7 @@ def test_any_bytes_are_answered(data: bytes, choice: st.DataObject) -> None:
         except WireError:
             continue
         assert record.encode() == data
-    for reader in (decode_results, check_module):
+    for reader in (decode_results, check_module, exported_functions):
         try:
             reader(data)
         except WireError:

@@ -30,6 +30,8 @@ from p2p.core.adverts import Advert
 NOW_MS = 1_800_000_000_000
 ME, ONE, TWO = (SigningKey(bytes([n]) * 32).account for n in (1, 2, 3))
 EMPTY_MODULE = b"\0asm\1\0\0\0"
+MODULE = EMPTY_MODULE + b"\x07\x10\x02\x06_start\0\0\x03add\0\1"
+"""Its export section alone: the functions _start and add."""
 
 
 class Desk:
@@ -196,6 +198,8 @@ async def test_nobody_is_an_error_with_each_reason(autojump_clock: trio.testing.
         ({"module": EMPTY_MODULE, "units": [{"args": ["a\0b"]}]}, "NUL"),
         ({"module": EMPTY_MODULE, "units": [{"stdin": b"x"}], "options": {"entry": "add"}}, "no stdin"),
         ({"module": EMPTY_MODULE, "units": [{}], "options": {"wall_s": 0}}, "wall_s"),
+        ({"module": EMPTY_MODULE, "units": [{}]}, "exports no functions"),
+        ({"module": MODULE, "units": [{}], "options": {"entry": "nope"}}, "'nope'.*it exports: _start, add"),
         (
             {"module": EMPTY_MODULE, "units": [{}] * 600, "options": {"output_bytes": 1 << 20}},
             "split the job",
@@ -210,7 +214,7 @@ async def test_what_no_worker_would_run_is_refused_first(params: dict[str, Any],
 
 @pytest.mark.parametrize(("units", "output_bytes"), [(1, 1 << 20), (512, 1 << 20), (10_000, 53_687)])
 def test_all_results_of_a_job_fit_by_default(units: int, output_bytes: int) -> None:
-    params = check_params("job.run", {"module": EMPTY_MODULE, "units": [{}] * units})
+    params = check_params("job.run", {"module": MODULE, "units": [{}] * units})
     tasks = _tasks(params["module"], params["units"], params["options"])
     assert tasks[0].limits.output_bytes == output_bytes
     assert units * output_bytes <= RESULTS_BYTES_MAX
