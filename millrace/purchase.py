@@ -130,11 +130,12 @@ class Purchases:
             begun_s = trio.current_time()
             try:
                 report = await self._run_with_events(order, cap, Outbox(tally), emit)
-            except (
-                BaseException
-            ) as error:  # cancelled, mostly: the journal must not show it as running for ever
+            except BaseException as error:
+                # Cancelled, mostly: the journal must not show it as running for ever.
                 self._close_in_journal(order, tally, cancelled=_is_cancelled(error))
                 raise
+            finally:
+                self._note_lost(tally)
             return {"name": options["name"], **await self._settle(report, tally, order.cap, begun_s, emit)}
 
     def _close_in_journal(self, order: JobOrder, tally: JobTally, *, cancelled: bool) -> None:

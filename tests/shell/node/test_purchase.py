@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -27,9 +27,14 @@ from millrace.purchase import (
 )
 from p2p.core.adverts import Advert
 
+if TYPE_CHECKING:
+    from millrace.outbox import Outbox
+
 NOW_MS = 1_800_000_000_000
 ME, ONE, TWO = (SigningKey(bytes([n]) * 32).account for n in (1, 2, 3))
 EMPTY_MODULE = b"\0asm\1\0\0\0"
+COMMAND = EMPTY_MODULE + bytes.fromhex("01040160000003020100070a01065f737461727400000a040102000b")
+"""(module (func) (export "_start" (func 0)))"""
 MODULE = EMPTY_MODULE + b"\x07\x10\x02\x06_start\0\0\x03add\0\1"
 """Its export section alone: the functions _start and add."""
 
@@ -128,14 +133,21 @@ async def test_the_best_offer_comes_first_and_ours_and_liars_are_left_out() -> N
     assert desk.events == []
 
 
-async def test_a_worker_that_was_just_lost_is_asked_again_only_once_it_is_back() -> None:
+async def test_a_worker_that_was_just_lost_is_asked_again_only_once_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     desk = Desk()
     desk.hear(ONE)
     desk.hear(TWO)
-    tally = JobTally()
-    tally.feed(LeaseRefused(AccountId(ONE), "cannot be reached"))
     desk.linked.discard(ONE)
-    desk.desk._note_lost(tally)
+
+    async def unreachable(_order: object, _cap: object, outbox: Outbox, _emit: object) -> None:
+        outbox.hear(LeaseRefused(AccountId(ONE), "cannot be reached"), None)
+        raise MillraceError("the job ended")
+
+    monkeypatch.setattr(desk.desk, "_run_with_events", unreachable)
+    with pytest.raises(MillraceError, match="the job ended"):
+        await desk.desk.run(check_params("job.run", {"module": COMMAND, "units": [{}]}), desk.emit)
     assert [offer.worker for offer in await desk.desk._offers(Needs(), 1, desk.emit)] == [TWO]
     desk.linked.add(ONE)
     assert {offer.worker for offer in await desk.desk._offers(Needs(), 2, desk.emit)} == {ONE, TWO}
