@@ -70,7 +70,7 @@ class EntryPending(TimeoutError):
 
 
 class WalletBehind(Exception):
-    """Witnesses know later entries of this account than this node's ledger copy: signing now could contradict them."""
+    """What the ledger holds of this account is not known well enough to sign: a signature could contradict it."""
 
 
 class Wallet:
@@ -106,9 +106,10 @@ class Wallet:
         """Have `action` ordered, and return its receipt once it is final here.
 
         `EntryRefused` if the ledger refuses it, `EntryExpired` if no block took it in time, `EntryPending` if
-        `timeout_s` is over first, `WalletBehind` if this node must catch up before it may sign.
+        `timeout_s` is over first, `WalletBehind` if this node must catch up before it may sign, or if `timeout_s`
+        is over while an earlier entry's fate is open: then nothing was signed.
         """
-        entry_id = b""
+        signed: list[bytes] = []
         with trio.move_on_after(timeout_s):
             async with self._turn:
                 await self._finish_pending()
@@ -123,10 +124,18 @@ class Wallet:
                 )
                 self._refuse_early(entry)
                 entry_id = entry.entry_id(self._genesis.network_id)
+                signed.append(entry_id)
                 self.store.save_signed(entry, self._settled)  # 1: durable before anyone sees it
                 self._settled.clear()
                 return await self._settle(entry, entry_id)
-        raise EntryPending(entry_id)
+        raise (
+            EntryPending(signed[0])
+            if signed
+            else WalletBehind(
+                "nothing was signed: an earlier entry of this account, or this node's copy of the ledger, still waits "
+                f"for the witnesses after {timeout_s:g} s"
+            )
+        )
 
     async def run(self) -> None:
         """After a restart, settle what was signed before it; returns when nothing is pending."""

@@ -22,7 +22,7 @@ from millrace.alarm import Alarm
 from millrace.conversation import LEASE_PROTOCOL, Channel
 from millrace.core import job_events, lease, messages, progress
 from millrace.core.cost import Budget, lock_amount, unit_cost
-from millrace.core.job import Job
+from millrace.core.job import NO_WORKER, Job
 from millrace.core.terms import Terms, job_digest
 from millrace.journal import JobRecord
 from millrace.order import JobOrder, OrderRefused, OverBudget, check_order, usable, widest_limits
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CAP_USED_UP",
     "LEASE_PROTOCOL",
+    "LEDGER_AWAY",
     "TIME_OVER",
     "Audience",
     "Buyer",
@@ -66,6 +67,8 @@ GOODBYE_S: Final = 2.0
 """How long the leases of a cancelled job may take to pay what is verified and to close."""
 TIME_OVER: Final = "the job's time is over"
 CAP_USED_UP: Final = "the cap is used up"
+LEDGER_AWAY: Final = "the ledger could not be reached"
+"""How the reason of a unit begins that found no worker because no LOCK could be made final."""
 
 
 class Audience(Protocol):
@@ -124,6 +127,7 @@ class _Run:
         self._candidates = deque(self._offers)
         self._rentals: dict[AccountId, Rental] = {}
         self._opening = 0
+        self._ledger_trouble = ""
         self._left = set(range(len(order.tasks)))
         """Units neither accepted nor failed."""
         self._accepted = 0
@@ -270,6 +274,8 @@ class _Run:
     def _why_failed(self, reason: str) -> str:
         if self._overtime:
             return TIME_OVER
+        if reason == NO_WORKER and self._ledger_trouble:
+            return f"{LEDGER_AWAY}: {self._ledger_trouble}"
         least = min(unit_cost(self._limits.fuel, offer.price_per_tfuel) for offer in self._offers)
         return CAP_USED_UP if self._budget.left < least else reason
 
@@ -329,6 +335,7 @@ class _Run:
     def opened(self, rental: Rental) -> None:
         terms, price = rental.terms, rental.terms.price_per_tfuel
         self._opening -= 1
+        self._ledger_trouble = ""
         self.tell(progress.LeaseOpened(rental.worker, rental.lease_id, rental.lock_id, terms.amount, price))
         joined = job_events.WorkerJoined(
             worker=rental.worker,
@@ -361,6 +368,10 @@ class _Run:
             self._opening -= 1
         elif not rental.cut and rental.is_used_up:
             self._candidates.append(rental.offer)
+        if rental.ledger_trouble:
+            self._ledger_trouble = rental.ledger_trouble
+            if not any(other.joined for other in self._rentals.values()):
+                self._candidates.clear()  # a lock with somebody else would wait for the same ledger
         self._open_more()
         self._feed(job_events.Expecting(self._opening))
         self._feed(job_events.WorkerGone(rental.worker, reason))

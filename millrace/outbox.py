@@ -13,8 +13,8 @@ import trio
 
 from ledger.core.keys import peer_id
 from millrace.core.progress import UnitAccepted, UnitFailed, progress_fields
-from millrace.errors import BudgetExceeded, JobTimeout, TaskError
-from millrace.leases import CAP_USED_UP, TIME_OVER
+from millrace.errors import BudgetExceeded, JobTimeout, NetworkTrouble, TaskError
+from millrace.leases import CAP_USED_UP, LEDGER_AWAY, TIME_OVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,12 @@ RESULTS_WAITING_BYTES_MAX: Final = 16 << 20
 """Results that wait for the client before the job pauses; it goes on when half of them are taken."""
 RESULT_BYTES: Final = 512
 """What a result weighs beside its output."""
-_CODES: Final = {TIME_OVER: JobTimeout.code, CAP_USED_UP: BudgetExceeded.code}
+_CODES: Final = {
+    TIME_OVER: JobTimeout.code,
+    CAP_USED_UP: BudgetExceeded.code,
+    LEDGER_AWAY: NetworkTrouble.code,
+}
+"""How a reason begins → its code; any other is the task's own."""
 
 
 class Outbox:
@@ -122,5 +127,5 @@ def _result(event: UnitAccepted, outcome: Outcome) -> dict[str, Any]:
 
 
 def _no_result(event: UnitFailed) -> dict[str, Any]:
-    code = _CODES.get(event.reason, TaskError.code)
+    code = next((code for text, code in _CODES.items() if event.reason.startswith(text)), TaskError.code)
     return {"event": "no_result", "unit": event.unit, "code": code, "reason": event.reason}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from ledger.core.entries import Lock
-from ledger.wallet import EntryPending, EntryRefused, WalletBehind
+from ledger.wallet import EntryExpired, EntryPending, EntryRefused, WalletBehind
 from millrace.conversation import Conversation
 from millrace.core import lease
 from millrace.core.buyer_lease import BuyerLease
@@ -102,6 +102,8 @@ class Rental:
         self.cut = False
         self.may_be_locked = False
         """A LOCK of these terms is, or may yet become, final."""
+        self.ledger_trouble = ""
+        """Why the ledger gave no answer to the LOCK; empty if it gave one, or was not asked."""
         self._buyer = buyer
         self._desk = desk
         self._machine = BuyerLease(terms, buyer.key, network_id)
@@ -219,9 +221,11 @@ class Rental:
             receipt = await self._buyer.wallet.submit(action, timeout_s=LOCK_S)
         except EntryPending as error:
             # Its fate is open, so the amount stays counted; the settler finds the lock by its terms' hash.
+            self.ledger_trouble = str(error)
             talk.feed(lease.LockFailed(str(error)))
         except (EntryRefused, WalletBehind) as error:
             self.may_be_locked = False
+            self.ledger_trouble = str(error) if isinstance(error, WalletBehind | EntryExpired) else ""
             journal.voided(self.lease_id, str(error))
             talk.feed(lease.LockFailed(str(error)))
         else:

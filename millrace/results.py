@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast
 
-from millrace.errors import BY_CODE, JobCancelled, JobTimeout, MillraceError, TaskError
+from millrace.errors import BY_CODE, JobCancelled, JobTimeout, MillraceError, NetworkTrouble, TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ __all__ = ["Completed", "Job", "Report", "Results"]
 T = TypeVar("T")
 """`Completed`; with `return_exceptions`, `Completed | MillraceError`."""
 OK_STATUS: Final = "ok"
+LEDGER_STEP: Final = "see `millrace status` and `millrace ledger head`; run it again when witnesses answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,11 +289,9 @@ def read_result(event: dict[str, Any]) -> Completed | MillraceError:
     """A unit's result from its event (SPEC.md §16)."""
     unit = int(event.get("unit", -1))
     if event.get("event") == "no_result":
-        return BY_CODE.get(str(event.get("code")), TaskError)(
-            f"unit {unit} has no result",
-            str(event.get("reason", "")),
-            "see the job's timeline: millrace jobs show",
-        )
+        kind = BY_CODE.get(str(event.get("code")), TaskError)
+        next_step = LEDGER_STEP if kind is NetworkTrouble else "see the job's timeline: millrace jobs show"
+        return kind(f"unit {unit} has no result", str(event.get("reason", "")), next_step)
     completed = Completed(
         unit,
         str(event.get("status", "")),

@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from executor.core.outcome import Outcome
     from millrace.core.progress import Progress
 
-__all__ = ["ATTEMPTS_MAX", "UNITS_MAX", "WORKER_FAULTS_MAX", "Job"]
+__all__ = ["ATTEMPTS_MAX", "NO_WORKER", "UNITS_MAX", "WORKER_FAULTS_MAX", "Job"]
 
 UNITS_MAX: Final = 65_536
 ATTEMPTS_MAX: Final = 4
 """Timeouts and crashes that one unit may collect before it fails."""
 WORKER_FAULTS_MAX: Final = 4
 """Timeouts and crashes in a row before a lease is ended: nobody lied, but nothing comes of it."""
+NO_WORKER: Final = "no worker is left"
 QUEUE_SCAN_MAX: Final = 64
 """How far into the queue a worker looks for a unit it has not tried yet."""
 
@@ -367,7 +368,7 @@ class Job:
         """No worker is left and none is coming. What already runs here may still end well."""
         for unit in self._units:
             if unit.state in (UnitState.QUEUED, UnitState.OPEN, UnitState.REVEALING):
-                self._fail(unit, "no worker is left")
+                self._fail(unit, NO_WORKER)
         self._queue.clear()
 
     def _force(self) -> bool:

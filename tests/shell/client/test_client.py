@@ -19,6 +19,7 @@ from millrace.errors import (
     DaemonUnavailable,
     JobCancelled,
     JobTimeout,
+    NetworkTrouble,
     NoPeers,
     TaskError,
     UsageError,
@@ -154,6 +155,19 @@ def test_a_failed_unit_is_raised_or_returned(path: Path) -> None:
         assert next(reader).stdout == b"fine"
         with pytest.raises(TaskError, match="exit code 3"):
             next(reader)
+
+
+def test_a_unit_without_a_ledger_is_trouble_with_the_network(path: Path) -> None:
+    async def away(_params: dict[str, Any], emit: Emit) -> object:
+        reason = "the ledger could not be reached: 0 of 1 witnesses answer"
+        await emit({"event": "no_result", "unit": 0, "code": "network", "reason": reason})
+        return {"job_id": "00", "cost": 0}
+
+    with serving(path, job_run=away), Client(endpoint=path) as client:
+        with pytest.raises(NetworkTrouble, match="0 of 1 witnesses") as caught:
+            list(client.wasm_map(b"m", [b""]))
+        assert caught.value.exit_code == 8
+        assert "millrace status" in caught.value.next_step
 
 
 def test_what_ends_a_job_is_raised_while_iterating(path: Path) -> None:

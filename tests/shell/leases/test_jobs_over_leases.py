@@ -9,12 +9,16 @@ import pytest
 import trio
 
 from executor.core.outcome import Outcome, Status
+from ledger.core.state import Reason
+from ledger.wallet import EntryExpired, EntryPending, EntryRefused, WalletBehind
 from millrace.core import progress
 from millrace.core.cost import unit_cost
+from millrace.core.job import NO_WORKER
 from millrace.core.tally import JobTally
 from millrace.journal import JournalError
-from millrace.leases import JobOrder, OrderRefused, OverBudget, run_job
+from millrace.leases import LEDGER_AWAY, JobOrder, OrderRefused, OverBudget, run_job
 from millrace.outbox import RESULT_BYTES, Outbox
+from millrace.rental import LOCK_S
 from tests.shell.leases.lease_mill import BUYER, MODULE, PRICE, TestRunner, honest, open_market, tasks
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from executor.core.task import WasmTask
     from ledger.core.entries import Voucher
+    from ledger.core.receipt import Receipt
 
 
 def lie(task: WasmTask) -> Outcome:
@@ -198,6 +203,43 @@ async def test_nobody_there_fails_the_job_without_spending(autojump_clock: MockC
         assert set(report.failures) == {0, 1, 2}
         assert report.locked == 0
         assert not market.wallet.submitted
+
+
+@pytest.mark.parametrize(
+    "trouble", [WalletBehind("0 of 1 witnesses answer"), EntryPending(b"e" * 32), EntryExpired("no block")]
+)
+async def test_a_ledger_that_is_away_is_called_so(autojump_clock: MockClock, trouble: Exception) -> None:
+    async with open_market() as market:
+        for n in range(5):
+            market.add_mill(n)
+        asked = 0
+
+        async def away(_action: object, *, timeout_s: float) -> Receipt:
+            nonlocal asked
+            asked += 1
+            await trio.sleep(timeout_s)
+            raise trouble
+
+        market.wallet.submit = away  # type: ignore[method-assign]
+        start = trio.current_time()
+        report = await market.run(tasks(1))
+        assert report.failures == {0: f"{LEDGER_AWAY}: {trouble}"}
+        assert asked == 2, "another worker's lock would wait for the same ledger"
+        assert trio.current_time() - start < LOCK_S + 5
+        assert report.paid == 0
+
+
+async def test_a_refused_lock_is_not_the_ledgers_absence(autojump_clock: MockClock) -> None:
+    async with open_market() as market:
+        market.add_mill(0)
+
+        async def refuse(_action: object, *, timeout_s: float) -> Receipt:
+            await trio.sleep(timeout_s)
+            raise EntryRefused(Reason.INSUFFICIENT, "no credit")
+
+        market.wallet.submit = refuse  # type: ignore[method-assign]
+        report = await market.run(tasks(1))
+        assert report.failures == {0: NO_WORKER}
 
 
 async def test_the_cap_is_checked_before_anything_is_sent(autojump_clock: MockClock) -> None:

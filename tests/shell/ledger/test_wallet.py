@@ -71,6 +71,9 @@ async def test_without_a_quorum_the_entry_stays_pending_and_is_final_later(tmp_p
         with pytest.raises(EntryPending):
             await wallet.submit(Transfer(POOR.account, 1), timeout_s=0.3)
         assert len(wallet.pending()) == 1
+        with pytest.raises(WalletBehind, match="nothing was signed"):
+            await wallet.submit(Transfer(POOR.account, 1), timeout_s=0.3)
+        assert len(wallet.pending()) == 1
         await network.start(2)
         with trio.fail_after(30):
             await wallet.run()

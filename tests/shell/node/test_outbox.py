@@ -12,7 +12,7 @@ from executor.core.outcome import Outcome, Status
 from ledger.core.keys import SigningKey, peer_id
 from millrace.core.progress import UnitAccepted, UnitFailed, UnitStarted
 from millrace.core.tally import JobTally
-from millrace.leases import CAP_USED_UP, TIME_OVER
+from millrace.leases import CAP_USED_UP, LEDGER_AWAY, TIME_OVER
 from millrace.outbox import EVENTS_MAX, RESULTS_WAITING_BYTES_MAX, Outbox
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ async def test_a_result_stands_directly_behind_its_event() -> None:
         nursery.start_soon(box.empty, collector(sent))
         await trio.testing.wait_all_tasks_blocked()
         assert [event["event"] for event in sent] == ["unit_started", "unit_accepted", "result"]
-        for unit, reason in enumerate((TIME_OVER, CAP_USED_UP, "it crashed"), start=1):
+        for unit, reason in enumerate((TIME_OVER, CAP_USED_UP, f"{LEDGER_AWAY}: why", "it crashed"), start=1):
             box.hear(UnitFailed(unit, reason), None)
         await trio.testing.wait_all_tasks_blocked()
         box.close()
@@ -58,8 +58,9 @@ async def test_a_result_stands_directly_behind_its_event() -> None:
         "how": "agreement",
         "workers": [peer_id(WORKER)],
     }
-    assert [event["event"] for event in sent[3:]] == ["unit_failed", "no_result"] * 3
-    assert [event["code"] for event in sent[4::2]] == ["timeout", "budget_exceeded", "task_failed"]
+    assert [event["event"] for event in sent[3:]] == ["unit_failed", "no_result"] * 4
+    codes = [event["code"] for event in sent[4::2]]
+    assert codes == ["timeout", "budget_exceeded", "network", "task_failed"]
     assert tally.accepted == 1
 
 
