@@ -13,9 +13,10 @@ from ledger.core.keys import AccountId, SigningKey
 from ledger.core.state import Account
 from millrace.core.api_messages import check_params
 from millrace.core.market import Needs
-from millrace.core.progress import LeaseRefused
+from millrace.core.progress import JobStarted, LeaseRefused
 from millrace.core.tally import JobTally
 from millrace.errors import BudgetExceeded, InsufficientCredit, MillraceError, NoPeers, UsageError
+from millrace.journal import JournalError
 from millrace.purchase import (
     ANY_WAIT_S,
     DAY_MS,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 NOW_MS = 1_800_000_000_000
 ME, ONE, TWO = (SigningKey(bytes([n]) * 32).account for n in (1, 2, 3))
 EMPTY_MODULE = b"\0asm\1\0\0\0"
-COMMAND = EMPTY_MODULE + bytes.fromhex("01040160000003020100070a01065f737461727400000a040102000b")
-"""(module (func) (export "_start" (func 0)))"""
 MODULE = EMPTY_MODULE + b"\x07\x10\x02\x06_start\0\0\x03add\0\1"
 """Its export section alone: the functions _start and add."""
 
@@ -147,7 +146,7 @@ async def test_a_worker_that_was_just_lost_is_asked_again_only_once_it_is_back(
 
     monkeypatch.setattr(desk.desk, "_run_with_events", unreachable)
     with pytest.raises(MillraceError, match="the job ended"):
-        await desk.desk.run(check_params("job.run", {"module": COMMAND, "units": [{}]}), desk.emit)
+        await desk.desk.run(check_params("job.run", {"module": MODULE, "units": [{}]}), desk.emit)
     assert [offer.worker for offer in await desk.desk._offers(Needs(), 1, desk.emit)] == [TWO]
     desk.linked.add(ONE)
     assert {offer.worker for offer in await desk.desk._offers(Needs(), 2, desk.emit)} == {ONE, TWO}
@@ -230,6 +229,18 @@ def test_all_results_of_a_job_fit_by_default(units: int, output_bytes: int) -> N
     tasks = _tasks(params["module"], params["units"], params["options"])
     assert tasks[0].limits.output_bytes == output_bytes
     assert units * output_bytes <= RESULTS_BYTES_MAX
+
+
+def test_a_journal_that_cannot_be_written_hides_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise JournalError("database or disk is full")
+
+    desk = Desk()
+    desk.desk._buyer.journal.job_ended = full  # type: ignore[method-assign]
+    tally = JobTally()
+    tally.feed(JobStarted(b"j" * 32, 1, 1, 1))
+    desk.desk._close_in_journal(cast("Any", SimpleNamespace(tasks=(1,))), tally, cancelled=True)
+    assert "disk is full" in caplog.text
 
 
 async def test_only_so_many_jobs_at_once() -> None:
