@@ -34,6 +34,7 @@ from millrace.core.api_messages import (
 )
 from millrace.errors import MillraceError, UsageError
 from millrace.paths import private_dir
+from millrace.storage import explain_storage
 from p2p.core.framing import Decoder, encode_frame
 
 if TYPE_CHECKING:
@@ -343,13 +344,16 @@ def _is_hang_up(error: Exception) -> bool:
 
 
 def _explain(method: str, error: Exception) -> MillraceError:
-    """What the client is told: the refusal itself, or, for a defect of ours, that there is one."""
+    """What the client is told: the refusal itself, that the disk fails, or, for a defect of ours, that there is one."""
     if isinstance(error, MillraceError):
         return error
     if isinstance(error, ExceptionGroup):
         named = error.subgroup(MillraceError)
         if named is not None:
             return _explain(method, named.exceptions[0])
+    if (disk := explain_storage(error)) is not None:
+        _log.error("`%s`: %s: %s", method, disk.what, disk.why)
+        return disk
     _log.error("`%s` failed inside the node", method, exc_info=error)
     return MillraceError(
         f"`{method}` failed inside the node",

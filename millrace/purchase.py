@@ -7,6 +7,7 @@ The order of a purchase: check the units, fix the cap, rank what the market offe
 from __future__ import annotations
 
 import hashlib
+import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +32,7 @@ from millrace.errors import (
     NoPeers,
     UsageError,
 )
+from millrace.journal import JournalError
 from millrace.leases import JobOrder, OrderRefused, OverBudget, run_job
 from millrace.money import explain_entry
 from millrace.outbox import Outbox
@@ -65,6 +67,8 @@ LOST_REST_MS: Final = 60_000
 """About as long as an advert lives without its author."""
 SETTLE_WAIT_S: Final = 5.0
 """How long a finished job waits for its workers' claims, so that its report can carry their receipts."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +144,17 @@ class Purchases:
 
     def _close_in_journal(self, order: JobOrder, tally: JobTally, *, cancelled: bool) -> None:
         """Units that a cancelled job had left did not fail; those of a job that broke did."""
-        if tally.job_id:
+        if not tally.job_id:
+            return
+        try:
             left = len(order.tasks) - tally.accepted - tally.failed
             failed = tally.failed if cancelled else tally.failed + left
             self._buyer.journal.job_ended(
                 tally.job_id, accepted=tally.accepted, failed=failed, cancelled=cancelled and left > 0
             )
+        except JournalError as error:
+            # What ended the job goes on being told; the next start of the node marks the job as interrupted.
+            _log.error("a job's end is not in the journal: %s", error)
 
     @contextmanager
     def _holding(self, wanted: int | None) -> Iterator[_Cap]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import sqlite3
 import stat
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,12 @@ import trio
 import trio.testing
 
 from ledger.core.encoding import pack
+from ledger.store import StoreFullError
 from millrace.api import CONNECTIONS_MAX, AndThen, api_serving
 from millrace.core.api_messages import PART_BYTES
 from millrace.endpoint import Endpoint
 from millrace.errors import DaemonUnavailable, JobTimeout, MillraceError, NoPeers, UsageError
+from millrace.journal import JobRecord, journal_in
 from p2p.core.framing import Decoder, encode_frame
 
 if TYPE_CHECKING:
@@ -128,6 +132,35 @@ async def test_errors_travel_whole(path: Path) -> None:
         assert caught.value.exit_code == 5
         with pytest.raises(MillraceError, match="RuntimeError: a defect"):
             await in_thread(Endpoint(path).call, "status")
+
+
+async def test_a_full_disk_is_no_defect(path: Path) -> None:
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    journal = journal_in(database)
+    database.execute("PRAGMA max_page_count = 1")
+
+    async def buy(_params: dict[str, Any], _emit: Emit) -> object:
+        async with trio.open_nursery():
+            for number in range(100):
+                journal.job_started(
+                    JobRecord(bytes([number]) * 32, 0, bytes(3_000), 1, 1, 1, 0, 0, 0, "running")
+                )
+        return None
+
+    async def move(_params: dict[str, Any], _emit: Emit) -> object:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def pay(_params: dict[str, Any], _emit: Emit) -> object:
+        raise StoreFullError("ledger.db cannot be written")
+
+    async with api_serving(path, {"peers": buy, "status": move, "balance": pay}):
+        for method, why in (("peers", "disk is full"), ("status", "No space left"), ("balance", "ledger.db")):
+            with pytest.raises(MillraceError, match=why) as caught:
+                await in_thread(Endpoint(path).call, method)
+            assert "disk did not take" in caught.value.what
+            assert "free space" in caught.value.next_step
+            assert "no money is lost" in caught.value.next_step
+    journal.close()
 
 
 async def test_hang_up_cancels_the_request(path: Path) -> None:

@@ -19,6 +19,7 @@ from millrace.journal import JournalError
 from millrace.leases import LEDGER_AWAY, JobOrder, OrderRefused, OverBudget, run_job
 from millrace.outbox import RESULT_BYTES, Outbox
 from millrace.rental import LOCK_S
+from millrace.storage import explain_storage
 from tests.shell.leases.lease_mill import BUYER, MODULE, PRICE, TestRunner, honest, open_market, tasks
 
 if TYPE_CHECKING:
@@ -359,8 +360,11 @@ async def test_a_buyer_whose_disk_fails_sends_no_voucher_that_it_forgot(
                 raise JournalError("disk full")
 
         market.journal.keep_voucher = failing  # type: ignore[method-assign]
-        with pytest.RaisesGroup(JournalError, flatten_subgroups=True):
+        with pytest.RaisesGroup(JournalError, flatten_subgroups=True) as caught:
             await market.run(tasks(30))
+        said = explain_storage(caught.value)
+        assert said is not None
+        assert said.why == "disk full"
         await market.claims_done()
         claimed = sum(market.town.balance(mill.account) for mill in mills)
         (job,) = market.journal.jobs()
