@@ -87,7 +87,9 @@ def sweep(hierarchy: Hierarchy) -> None:
 def find_hierarchy(root: Path = _CGROUP_ROOT, own: Path = Path("/proc/self/cgroup")) -> Hierarchy | None:
     """The place below which this process may make groups with a memory and a process limit, or None.
 
-    Version 2 counts only when both controllers are on for children of our own group (systemd: Delegate=yes).
+    In version 2 the kernel lets no group have both processes of its own and limited children, so sandboxes go beside
+    the node's group, below its parent, where both controllers are on for children: a delegated group with the node
+    in a child of it, or any session of root. Only the hierarchy's root may hold both (a container's, often).
     """
     try:
         paths = {
@@ -99,12 +101,12 @@ def find_hierarchy(root: Path = _CGROUP_ROOT, own: Path = Path("/proc/self/cgrou
     except (OSError, ValueError):
         return None
     if "" in paths:
-        parent = root / paths[""]
-        with contextlib.suppress(OSError):
-            if {"memory", "pids"} <= set(
-                (parent / "cgroup.subtree_control").read_text().split()
-            ) and _can_make(parent):
-                return Hierarchy(2, (parent,))
+        group = root / paths[""]
+        for parent in (group,) if group == root else (group.parent, group):
+            with contextlib.suppress(OSError):
+                on = (parent / "cgroup.subtree_control").read_text().split()
+                if {"memory", "pids"} <= set(on) and _can_make(parent):
+                    return Hierarchy(2, (parent,))
     if not set(_V1_CONTROLLERS) <= paths.keys():
         return None
     parents = tuple(root / name / paths[name] for name in _V1_CONTROLLERS)

@@ -138,7 +138,7 @@ def _layers(
             hierarchy is not None,
             f"version {hierarchy.version}: memory and process limits around each sandbox"
             if hierarchy is not None
-            else "none delegated: memory is limited per process instead (systemd: Delegate=yes)",
+            else "no group may be made here: memory is limited per process instead",
         ),
         Layer("rlimits", True, "data memory, CPU seconds, open files, file size and core size of each unit"),
         Layer("wasm", True, "fuel, memory, table and output limits; no host function reaches outside"),

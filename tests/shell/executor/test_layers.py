@@ -96,6 +96,18 @@ async def test_groups_that_cannot_be_joined_are_not_claimed(tmp_path: Path) -> N
     assert not standing(layers)["cgroup"]
 
 
+def test_cgroup_version_2_puts_sandboxes_beside_the_node(tmp_path: Path) -> None:
+    own = tmp_path / "self"
+    own.write_text("0::/user/node\n")
+    delegated = tmp_path / "user"
+    (delegated / "node").mkdir(parents=True)
+    (delegated / "cgroup.subtree_control").write_text("memory pids\n")
+    assert find_hierarchy(tmp_path, own) == Hierarchy(2, (delegated,))
+    own.write_text("0::/\n")
+    (tmp_path / "cgroup.subtree_control").write_text("memory pids\n")
+    assert find_hierarchy(tmp_path, own) == Hierarchy(2, (tmp_path,))
+
+
 def test_cgroup_version_2_counts_only_when_delegated(tmp_path: Path) -> None:
     own = tmp_path / "self"
     own.write_text("0::/user/node\n")
