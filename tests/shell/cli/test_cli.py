@@ -164,7 +164,7 @@ def test_flags_before_and_after_the_verb_and_in_the_environment(
     assert document(capsys.readouterr().out)["data"] == str(home / "profiles" / "fifth")
     assert main(["--endpoint", "/tmp/x.sock", "config", "path"]) == 0
     assert document(capsys.readouterr().out)["socket"] == "/tmp/x.sock"
-    assert main(["--profile", "../x", "config", "path"]) == 1
+    assert main(["--profile", "../x", "config", "path"]) == 2
 
 
 def test_the_configuration_is_checked_changed_and_explained(
