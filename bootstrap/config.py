@@ -14,6 +14,8 @@ import tomllib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from bootstrap.errors import OperatorError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -36,14 +38,8 @@ CONFIG_BYTES_MAX: Final = 64 << 10
 _ADDRESS: Final = re.compile(r"/(ip4|ip6)/[0-9A-Fa-f.:]+/tcp/[0-9]{1,5}")
 
 
-class BootstrapConfigError(ValueError):
-    """The settings or the data folder cannot be used. `what`, `why` and `next_step` are for the operator."""
-
-    def __init__(self, what: str, why: str, next_step: str) -> None:
-        super().__init__(f"{what}: {why}")
-        self.what = what
-        self.why = why
-        self.next_step = next_step
+class BootstrapConfigError(OperatorError):
+    """The settings or the data folder cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

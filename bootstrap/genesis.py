@@ -14,6 +14,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bootstrap.errors import OperatorError
 from ledger.core.encoding import NetworkId, WireError
 from ledger.core.genesis import Genesis
 from p2p.core.addresses import parse_address
@@ -44,14 +45,8 @@ BOOTSTRAP_MAX: Final = 32
 _KEYS: Final = {"schema": int, "name": str, "network_id": str, "genesis": str, "bootstrap": list}
 
 
-class NetworkFileError(ValueError):
-    """A network file cannot be used. `what`, `why` and `next_step` are for the person who gave it."""
-
-    def __init__(self, what: str, why: str, next_step: str) -> None:
-        super().__init__(f"{what}: {why}")
-        self.what = what
-        self.why = why
-        self.next_step = next_step
+class NetworkFileError(OperatorError):
+    """A network file cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

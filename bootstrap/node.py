@@ -30,7 +30,8 @@ from bootstrap.config import (
     prepare_data_dir,
 )
 from bootstrap.consensus import ConsensusLinks
-from bootstrap.genesis import NetworkFile, NetworkFileError, check_bootstrap_address, fault_line, load_network
+from bootstrap.errors import OperatorError
+from bootstrap.genesis import NetworkFile, check_bootstrap_address, fault_line, load_network
 from ledger.archive import Archive
 from ledger.core.keys import AccountId, SigningKey, peer_id
 from ledger.core.requests import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX
@@ -57,8 +58,7 @@ USAGE: Final = 2
 NETWORK: Final = 8
 
 KNOWN_ERRORS: Final = (
-    BootstrapConfigError,
-    NetworkFileError,
+    OperatorError,
     IdentityError,
     ListenError,
     LocalProtocolError,
@@ -268,7 +268,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _explain(error: BaseException, data: Path, *, as_json: bool) -> int:
     """Say why the entry point could not start or go on; the exit code."""
-    if isinstance(error, (BootstrapConfigError, NetworkFileError)):
+    if isinstance(error, OperatorError):
         return _fail(as_json, USAGE, error.what, error.why, error.next_step)
     if isinstance(error, ListenError):
         what, fix = "the entry point cannot listen", f"change listen in {data / 'bootstrap.toml'}"
