@@ -163,9 +163,10 @@ class GuardedSwarm(Swarm):
     async def upgrade_outbound_raw_conn(
         self, raw_conn: IRawConnection, peer_id: ID, pre_scope: object = None
     ) -> SwarmConn:
-        """A dial cancelled, or failing oddly, inside the noise handshake left its socket open.
+        """A dial that is cut off before its session runs closes its socket, wherever it was.
 
-        Whatever ends the handshake closes the socket here. Goes when the library closes it on any exception.
+        A guard, by reading: the library closes nothing between agreeing on a muxer and starting the session.
+        150 dials cancelled at as many places did not show it. Goes when one `finally` there covers all of it.
         """
         try:
             return await super().upgrade_outbound_raw_conn(raw_conn, peer_id, pre_scope)
