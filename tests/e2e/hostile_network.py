@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["HostileNetwork", "found", "wordcount"]
 
 RSS_GROWTH_BYTES_MAX = 50 << 20
-DESCRIPTORS_LEFT_MAX = 5
+DESCRIPTORS_LEFT_MAX = 10
+"""A sandbox that idled out before an attack and works after it holds five, a link that came back one or two; every
+attack that leaks does so dozens of times."""
 API_ANSWER_S_MAX = 1.0
 JOB_WAIT_S = 60.0
 JOB_UNITS = 8

@@ -1,7 +1,7 @@
 """A network of real processes under attack from outside: afterwards everything still holds.
 
 Each test does its worst and then asks one question, `HostileNetwork.check`: all processes live, the local APIs
-answer within a second, no process grew by 50 MB or kept five descriptors more, a real job is done by two workers and
+answer within a second, no process grew by 50 MB or kept ten descriptors more, a real job is done by two workers and
 settled, the ledger replays from genesis and its sum is zero.
 """
 
