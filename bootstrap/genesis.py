@@ -22,6 +22,7 @@ from p2p.core.addresses import parse_address
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ledger.core.committee import Committee
     from ledger.core.keys import AccountId
 
 __all__ = [
@@ -104,7 +105,7 @@ def format_network(network: NetworkFile) -> str:
     addresses = "".join(f"  {json.dumps(address)},\n" for address in network.bootstrap)
     return (
         "# A millrace network. Give this file to whoever should join: millrace network join FILE\n"
-        f"# {fault_line(genesis)}\n"
+        f"# {fault_line(genesis.committee)}\n"
         f"schema = {NETWORK_FILE_SCHEMA}\n"
         f"name = {json.dumps(genesis.name)}\n"
         f'network_id = "{genesis.network_id.hex()}"\n'
@@ -169,17 +170,17 @@ def check_bootstrap_address(text: object) -> tuple[str, AccountId]:
     return address.text, address.account
 
 
-def fault_line(genesis: Genesis) -> str:
-    """One sentence on what the network's committee of witnesses tolerates, and what it does not."""
-    count = len(genesis.witnesses)
+def fault_line(committee: Committee) -> str:
+    """One sentence on what a committee of witnesses tolerates, and what it does not."""
+    count = committee.n
     noun = "1 witness" if count == 1 else f"{count} witnesses"
-    if genesis.faults == 0:
-        needed = "it is" if count == 1 else f"{genesis.quorum} of them are"
+    if committee.faults == 0:
+        needed = "it is" if count == 1 else f"{committee.quorum} of them are"
         return (
             f"{noun}, no fault tolerated: nothing settles unless {needed} there;"
             " a lie is noticed, not outvoted (4 tolerate one)"
         )
-    return f"{noun} tolerate {genesis.faults} that are away or lie; {genesis.quorum} must agree"
+    return f"{noun} tolerate {committee.faults} that are away or lie; {committee.quorum} must agree"
 
 
 def _bootstrap_list(items: list[object], where: str) -> tuple[str, ...]:

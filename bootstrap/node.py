@@ -135,11 +135,11 @@ async def _serve(
     async def request(account: AccountId, body: bytes, timeout_s: float) -> bytes:
         return await mesh.requests.request(account, LEDGER, body, timeout_s, body_bytes_max=ANSWER_BYTES_MAX)
 
-    witnesses = network.genesis.witnesses
-    is_witness = key.account in witnesses
+    committee = archive.chain.committee
+    is_witness = key.account in committee
     async with trio.open_nursery() as nursery:
         if is_witness:
-            links = ConsensusLinks(mesh.host, key.account, witnesses)
+            links = ConsensusLinks(mesh.host, key.account, committee.witnesses)
             witness = Witness(key, archive, links, request, clock_ms)
             nursery.start_soon(links.run, witness.receive)
             nursery.start_soon(witness.run)
@@ -148,7 +148,13 @@ async def _serve(
             _log.warning(
                 "%s is no witness of %r: it serves a verified copy", peer_id(key.account), network.name
             )
-            follower = Follower(network.genesis, archive.store, lambda: witnesses, request, archive=archive)
+            follower = Follower(
+                network.genesis,
+                archive.store,
+                lambda: archive.chain.committee.witnesses,
+                request,
+                archive=archive,
+            )
             nursery.start_soon(follower.run)
             service = LedgerService(archive)
         mesh.requests.serve(
@@ -158,7 +164,7 @@ async def _serve(
             "%s of network %r: %s",
             "witness" if is_witness else "entry point",
             network.name,
-            fault_line(network.genesis),
+            fault_line(committee),
         )
         if ready is not None:
             ready(Ready(key.account, mesh.host.addresses, network, is_witness))

@@ -106,7 +106,7 @@ class LedgerService:
             "slot": tip.slot,
             "tree_size": self._archive.chain.log.size,
             "time_ms": tip.time_ms,
-            "faults_tolerated": self._archive.genesis.faults,
+            "faults_tolerated": self._archive.chain.committee.faults,
             "halted": self._archive.trouble,
         }
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ledger.core.ballots import Evidence
+    from ledger.core.committee import Committee
     from ledger.core.events import PersistVote
     from ledger.core.genesis import Genesis
     from ledger.core.keys import AccountId
@@ -233,8 +234,8 @@ class Store:
                 raise self._corrupt(f"the blocks after {chain.tip.height} have no final certificate")
         return chain
 
-    def load_saved(self) -> Saved:
-        """The votes of this witness above its last final block, and the blocks they notarise."""
+    def load_saved(self, committee: Committee) -> Saved:
+        """The votes of this witness above its last final block, and the blocks they notarise; `committee` is theirs."""
         with _translated(self.path):
             votes = self._reader.execute("SELECT data FROM votes ORDER BY slot, kind").fetchall()
             certificates = self._reader.execute("SELECT data FROM certificates ORDER BY slot").fetchall()
@@ -249,8 +250,8 @@ class Store:
             )
         except WireError as error:
             raise self._corrupt(f"a saved vote: {error}") from error
-        votes_hold = all(vote.verify(self.genesis) for vote in saved.votes)
-        if not votes_hold or not all(certificate.verify(self.genesis) for certificate in saved.certificates):
+        votes_hold = all(vote.verify(committee) for vote in saved.votes)
+        if not votes_hold or not all(certificate.verify(committee) for certificate in saved.certificates):
             raise self._corrupt("a saved vote or certificate has a wrong signature")
         return saved
 

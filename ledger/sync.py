@@ -22,6 +22,7 @@ from ledger.core.requests import BlocksFrom, ServiceError, decode_answer, encode
 from ledger.store import Batch, Store
 
 if TYPE_CHECKING:
+    from ledger.core.committee import Committee
     from ledger.core.encoding import NetworkId
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
@@ -108,6 +109,11 @@ class Follower:
     def state(self) -> LedgerState:
         """The verified state at the last final block known here."""
         return self.archive.chain.state
+
+    @property
+    def committee(self) -> Committee:
+        """The witnesses who order the next block, as far as is known here."""
+        return self.archive.chain.committee
 
     @property
     def head(self) -> Tip:

@@ -175,7 +175,7 @@ class Wallet:
         while True:
             refusals: Counter[Reason] = Counter()
             async with trio.open_nursery() as nursery:
-                for witness in self._genesis.witnesses:  # 2: sent
+                for witness in self.follower.committee.witnesses:  # 2: sent
                     nursery.start_soon(self._send, witness, entry, refusals)
                 await self.follower.wait_for(entry_id, resend_s)
                 nursery.cancel_scope.cancel()
@@ -210,7 +210,7 @@ class Wallet:
         if own is not None and own.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
             raise EntryRefused(own.reason, f"another entry used this sequence number: {own.detail}")
         for reason, count in refusals.items():
-            if reason not in _DEFER and count > self._genesis.faults and own is not None:
+            if reason not in _DEFER and count > self.follower.committee.faults and own is not None:
                 raise EntryRefused(own.reason, own.detail)
         if now_ms > entry.not_after_ms + EXPIRY_MARGIN_MS:
             raise EntryExpired(f"no block took the entry until {entry.not_after_ms}")
@@ -232,16 +232,17 @@ class Wallet:
         if self._is_current:
             return
         known: list[int] = []
+        committee = self.follower.committee
         async with trio.open_nursery() as nursery:
-            for witness in self._genesis.witnesses:
+            for witness in committee.witnesses:
                 nursery.start_soon(self._ask_sequence, witness, known)
-        if len(known) <= self._genesis.faults:
+        if len(known) <= committee.faults:
             raise WalletBehind(
-                f"only {len(known)} of {self._genesis.n} witnesses answer, {self._genesis.faults + 1} are needed "
+                f"only {len(known)} of {committee.n} witnesses answer, {committee.faults + 1} are needed "
                 "before the first entry is signed: check the network connection and try again"
             )
         # A liar may name any number: what f + 1 witnesses reach is reached in truth.
-        least = sorted(known, reverse=True)[self._genesis.faults]
+        least = sorted(known, reverse=True)[committee.faults]
 
         def has_caught_up() -> bool:
             return self.follower.state.account(self.account).seq >= least

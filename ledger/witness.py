@@ -90,15 +90,17 @@ class Witness:
         clock_ms: Callable[[], int],
     ) -> None:
         """`request` asks other witnesses' ledger services; `clock_ms` reads Unix milliseconds. Starts nothing."""
-        if key.account not in archive.genesis.witnesses:
+        committee = archive.chain.committee
+        if key.account not in committee:
             raise ValueError(f"{peer_id(key.account)} is no witness of network {archive.genesis.name!r}")
         self.archive = archive
         self._me = key.account
-        self._others = tuple(account for account in archive.genesis.witnesses if account != key.account)
+        self._others = tuple(account for account in committee.witnesses if account != key.account)
         self._links = links
         self._request = request
         self._clock_ms = clock_ms
-        self._machine = Simplex(key, archive.chain, Now(0.0, clock_ms()), archive.store.load_saved())
+        saved = archive.store.load_saved(committee)
+        self._machine = Simplex(key, archive.chain, Now(0.0, clock_ms()), saved)
         self._inbox: dict[AccountId, deque[bytes]] = {account: deque() for account in self._others}
         self._inbox_bytes: dict[AccountId, int] = dict.fromkeys(self._others, 0)
         self._submissions: deque[_Submission] = deque()

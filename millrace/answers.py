@@ -68,7 +68,7 @@ class Answers:
 
     async def _status(self, _params: dict[str, Any], _emit: Emit) -> object:
         node = self._node
-        genesis = node.network.genesis
+        genesis, committee = node.network.genesis, node.follower.committee
         mesh = node.mesh.status()
         statement = await node.books.statement()
         head = node.follower.head
@@ -81,10 +81,10 @@ class Answers:
             "network": {
                 "name": genesis.name,
                 "network_id": genesis.network_id.hex(),
-                "witnesses": genesis.n,
-                "faults": genesis.faults,
-                "quorum": genesis.quorum,
-                "statement": fault_line(genesis),
+                "witnesses": committee.n,
+                "faults": committee.faults,
+                "quorum": committee.quorum,
+                "statement": fault_line(committee),
             },
             "addresses": list(node.mesh.addresses or node.mesh.host.addresses),
             "links": [
@@ -148,7 +148,7 @@ class Answers:
                     "inbound": link.inbound if link else False,
                     "address": link.address if link else "",
                     "addresses": list(offer.advert.addresses) if offer else [],
-                    "witness": account in self._node.network.genesis.witnesses,
+                    "witness": account in self._node.follower.committee,
                     "offer": self._offer(offer) if offer else None,
                 }
             )
@@ -203,8 +203,8 @@ class Answers:
         }
 
     async def _head(self, _params: dict[str, Any], _emit: Emit) -> object:
-        follower, genesis = self._node.follower, self._node.network.genesis
-        totals = follower.state.totals()
+        follower = self._node.follower
+        committee, totals = follower.committee, follower.state.totals()
         return {
             "height": follower.head.height,
             "slot": follower.head.slot,
@@ -218,9 +218,9 @@ class Answers:
                 "accounts": totals.accounts,
                 "locks_open": totals.locks_open,
             },
-            "witnesses": genesis.n,
-            "faults": genesis.faults,
-            "quorum": genesis.quorum,
+            "witnesses": committee.n,
+            "faults": committee.faults,
+            "quorum": committee.quorum,
         }
 
     async def _show(self, params: dict[str, Any], _emit: Emit) -> object:
@@ -236,7 +236,7 @@ class Answers:
             "height": header.height,
             "slot": header.slot,
             "time_ms": header.time_ms,
-            "leader": peer_id(genesis.leader(header.slot)),
+            "leader": peer_id(self._node.follower.committee.leader(header.slot)),
             "hash": header.hash(genesis.network_id).hex(),
             "tree_size": header.tree_size,
             "entries": [

@@ -216,7 +216,7 @@ def _network(paths: Paths) -> tuple[NetworkFile | None, Finding]:
         network = load_network(paths.network)
     except NetworkFileError as error:
         return None, Finding("network", Standing.BAD, str(error), "no node starts with it", error.next_step)
-    return network, _good("network", f"{network.name}: {fault_line(network.genesis)}")
+    return network, _good("network", f"{network.name}: {fault_line(network.genesis.committee)}")
 
 
 def _clock(network: NetworkFile | None) -> Finding:

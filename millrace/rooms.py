@@ -151,8 +151,9 @@ def _assemble(
         return await mesh.requests.request(account, LEDGER, body, timeout_s, body_bytes_max=ANSWER_BYTES_MAX)
 
     def sources() -> tuple[AccountId, ...]:
-        linked = tuple(witness for witness in genesis.witnesses if mesh.host.is_linked(witness))
-        return linked or genesis.witnesses
+        witnesses = archive.chain.committee.witnesses
+        linked = tuple(witness for witness in witnesses if mesh.host.is_linked(witness))
+        return linked or witnesses
 
     async def open_lease(worker: AccountId) -> Channel:
         return await mesh.host.open(worker, LEASE_PROTOCOL, frame_bytes_max=FRAME_BYTES_MAX)
@@ -194,7 +195,7 @@ async def _open_mesh(config: NodeConfig, key: SigningKey, network: NetworkFile) 
     async with open_mesh(mesh_config, key, network.network_id, clock_ms=clock_ms) as mesh:
         for text in mesh_config.bootstrap:
             mesh.host.add_addresses(check_bootstrap_address(text)[1], [text])
-        _log.info("network %r: %s", network.name, fault_line(network.genesis))
+        _log.info("network %r: %s", network.name, fault_line(network.genesis.committee))
         yield mesh
 
 

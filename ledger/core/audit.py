@@ -133,7 +133,7 @@ class _Replay:
             raise BrokenRuleError(
                 AuditRule.LOG, "the header's log is not the log before it and the block's entries"
             )
-        leader = self.genesis.leader(header.slot)
+        leader = self.genesis.committee.leader(header.slot)
         for index, entry in enumerate(block.entries):
             self._place = (header.height, header.slot, index)
             if self._signatures and not verify_entry(entry, self.genesis.network_id):
@@ -164,11 +164,12 @@ class _Replay:
         certificate = block.certificate
         if certificate.block_hash != block_hash:
             raise BrokenRuleError(AuditRule.CERTIFICATE, "the certificate is for another block")
-        if certificate.signers.bit_count() < self.genesis.quorum:
+        if certificate.signers.bit_count() < self.genesis.committee.quorum:
             raise BrokenRuleError(
-                AuditRule.QUORUM, f"{certificate.signers.bit_count()} signers, {self.genesis.quorum} needed"
+                AuditRule.QUORUM,
+                f"{certificate.signers.bit_count()} signers, {self.genesis.committee.quorum} needed",
             )
-        if not certificate.verify(self.genesis):
+        if not certificate.verify(self.genesis.committee):
             raise BrokenRuleError(AuditRule.CERTIFICATE, "a signature of the certificate is wrong")
 
     def end(self) -> None:

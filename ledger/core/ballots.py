@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ledger.core.block import Proposal
-    from ledger.core.genesis import Genesis
+    from ledger.core.committee import Committee
     from ledger.core.keys import AccountId
 
 __all__ = ["EVIDENCE_MAX", "SLOTS_AHEAD_MAX", "Ballots", "Evidence"]
@@ -46,10 +46,10 @@ _Key: TypeAlias = tuple[Kind, int]
 class Ballots:
     """The votes and certificates of slots above the last final one. It is given verified votes only."""
 
-    __slots__ = ("_certificates", "_evidence", "_floor", "_fresh", "_genesis", "_votes")
+    __slots__ = ("_certificates", "_committee", "_evidence", "_floor", "_fresh", "_votes")
 
-    def __init__(self, genesis: Genesis, final_slot: int) -> None:
-        self._genesis = genesis
+    def __init__(self, committee: Committee, final_slot: int) -> None:
+        self._committee = committee
         self._floor = final_slot
         self._votes: dict[_Key, dict[AccountId, Vote]] = {}
         self._certificates: dict[_Key, Certificate] = {}
@@ -76,7 +76,7 @@ class Ballots:
 
     def contradict(self, first: Proposal, second: Proposal) -> Evidence | None:
         """Two different blocks that one leader signed for one slot."""
-        leader, slot = self._genesis.leader(first.header.slot), first.header.slot
+        leader, slot = self._committee.leader(first.header.slot), first.header.slot
         statements = (proposal.header.encode() + proposal.signature for proposal in (first, second))
         return self._charge(Evidence(leader, slot, *statements))
 
@@ -108,6 +108,14 @@ class Ballots:
                 return certificate.block_hash
         return None
 
+    def best(self, slot: int, block_hash: bytes) -> Certificate | None:
+        """The certificate of that very block: FINAL if there is one, else NOTAR."""
+        for kind in (Kind.FINAL, Kind.NOTAR):
+            certificate = self._certificates.get((kind, slot))
+            if certificate is not None and certificate.block_hash == block_hash:
+                return certificate
+        return None
+
     def skipped(self, slot: int) -> bool:
         """Whether a quorum skipped `slot`."""
         return (Kind.SKIP, slot) in self._certificates
@@ -131,8 +139,8 @@ class Ballots:
         if (kind, slot) in self._certificates:
             return
         votes = [vote for vote in self._votes[kind, slot].values() if vote.block_hash == block_hash]
-        if len(votes) >= self._genesis.quorum:
-            self.add_certificate(Certificate.from_votes(votes, self._genesis))
+        if len(votes) >= self._committee.quorum:
+            self.add_certificate(Certificate.from_votes(votes, self._committee))
 
     def _contradiction(self, vote: Vote) -> Evidence | None:
         for kind in _CONTRADICTS[vote.kind]:

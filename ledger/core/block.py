@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
 from ledger.core.entries import ENTRY_BYTES_MAX, Entry, take_entry
-from ledger.core.genesis import TIME_MS_MAX, Genesis
+from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import SIGNATURE_BYTES, SigningKey, verify
 from ledger.core.votes import (
     CERTIFICATE_BYTES_MAX,
@@ -24,6 +24,9 @@ from ledger.core.votes import (
     sign_vote,
     take_certificate,
 )
+
+if TYPE_CHECKING:
+    from ledger.core.committee import Committee
 
 __all__ = [
     "BLOCK_BYTES_MAX",
@@ -171,15 +174,17 @@ class Proposal:
             raise WireError(f"proposal: {len(data) - end} bytes of signature, not {SIGNATURE_BYTES}")
         return Proposal(block.header, block.entries, data[end:])
 
-    def verify(self, genesis: Genesis) -> bool:
-        """Whether the leader of the slot signed the header. It says nothing about the entries."""
-        leader, body = genesis.leader(self.header.slot), self.header.encode()
-        return verify(leader, self.signature, Kind.PROPOSAL, genesis.network_id, body)
+    def verify(self, committee: Committee) -> bool:
+        """Whether the leader of the slot, in this very epoch, signed the header. It says nothing about the entries."""
+        if self.header.epoch != committee.epoch:
+            return False
+        leader, body = committee.leader(self.header.slot), self.header.encode()
+        return verify(leader, self.signature, Kind.PROPOSAL, committee.network_id, body)
 
 
-def sign_proposal(key: SigningKey, genesis: Genesis, block: Block) -> Proposal:
+def sign_proposal(key: SigningKey, committee: Committee, block: Block) -> Proposal:
     """`block` with the signature of `key`, its slot's leader."""
-    signature = key.sign(Kind.PROPOSAL, genesis.network_id, block.header.encode())
+    signature = key.sign(Kind.PROPOSAL, committee.network_id, block.header.encode())
     return Proposal(block.header, block.entries, signature)
 
 
@@ -228,10 +233,10 @@ class FinalBlock:
         reader.end()
         return FinalBlock(block.header, block.entries, certificate)
 
-    def verify(self, genesis: Genesis) -> bool:
-        """Whether a quorum certified this very header. Entries and chain are the reader's to check."""
-        block_hash = self.header.hash(genesis.network_id)
-        return self.certificate.block_hash == block_hash and self.certificate.verify(genesis)
+    def verify(self, committee: Committee) -> bool:
+        """Whether a quorum of its epoch certified this very header. Entries and chain are the reader's to check."""
+        block_hash = self.header.hash(committee.network_id)
+        return self.certificate.block_hash == block_hash and self.certificate.verify(committee)
 
 
 def _take_block(data: bytes) -> tuple[Block, int]:

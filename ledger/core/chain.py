@@ -26,15 +26,14 @@ from ledger.core.state import LedgerState, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ledger.core.committee import Committee
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
     from ledger.core.merkle import Peaks
     from ledger.core.votes import Certificate
 
-__all__ = ["CANDIDATES_MAX", "EPOCH", "BadBlock", "Candidate", "Chain", "ForkError", "Tip"]
+__all__ = ["CANDIDATES_MAX", "BadBlock", "Candidate", "Chain", "ForkError", "Tip"]
 
-EPOCH: Final = 0
-"""The only epoch until ROTATE exists."""
 CANDIDATES_MAX: Final = 1024
 """Executed blocks above the final one: two per slot of the vote window."""
 
@@ -85,6 +84,11 @@ class Chain:
         self.tip = Tip(slot=0, height=0, block_hash=NO_BLOCK, time_ms=genesis.created_ms)
         self._candidates: dict[bytes, Candidate] = {}
 
+    @property
+    def committee(self) -> Committee:
+        """Who orders the next block."""
+        return self.genesis.committee
+
     def holds(self, block_hash: bytes) -> bool:
         """Whether a block may name `block_hash` as its parent here."""
         return block_hash == self.tip.block_hash or block_hash in self._candidates
@@ -108,7 +112,7 @@ class Chain:
         if len(self._candidates) >= CANDIDATES_MAX:
             return "too many blocks wait for finality"
         state = parent_state.branch()
-        leader = self.genesis.leader(header.slot)
+        leader = self.committee.leader(header.slot)
         for position, entry in enumerate(block.entries):
             trusted = is_verified is not None and is_verified(entry)
             if not trusted and not verify_entry(entry, network_id):
@@ -134,7 +138,7 @@ class Chain:
         """The block of those `waiting` entries that apply after `parent_hash`, in their order; it is not kept yet."""
         state, peaks, parent = self._parent(parent_hash)
         state = state.branch()
-        time_ms, leader = max(parent.time_ms, wall_ms), self.genesis.leader(slot)
+        time_ms, leader = max(parent.time_ms, wall_ms), self.committee.leader(slot)
         chosen: list[Entry] = []
         for _, entry in waiting:
             if len(chosen) >= BLOCK_ENTRIES_MAX:
@@ -143,7 +147,7 @@ class Chain:
                 chosen.append(entry)
         peaks = peaks.extend(entry.encode() for entry in chosen)
         header = Header(
-            epoch=EPOCH,
+            epoch=self.committee.epoch,
             slot=slot,
             height=parent.height + 1,
             parent_slot=parent.slot,
@@ -200,10 +204,10 @@ class Chain:
         if header.height <= self.tip.height:
             return []
         if not self.holds(header.parent_hash):
-            if header.height == self.tip.height + 1 and block.is_final and block.verify(self.genesis):
+            if header.height == self.tip.height + 1 and block.is_final and block.verify(self.committee):
                 raise ForkError(block)
             raise BadBlock(f"block {header.height} does not follow from height {self.tip.height}")
-        if not block.verify(self.genesis):
+        if not block.verify(self.committee):
             raise BadBlock(f"block {header.height} lacks a quorum's certificate")
         block_hash = block.certificate.block_hash
         if block_hash not in self._candidates:
@@ -232,8 +236,8 @@ class Chain:
         return candidate.state, candidate.peaks, candidate.tip
 
     def _misplaced(self, header: Header, parent: Tip) -> str | None:
-        if header.epoch != EPOCH:
-            return f"epoch {header.epoch} is not {EPOCH}"
+        if header.epoch != self.committee.epoch:
+            return f"epoch {header.epoch} is not {self.committee.epoch}"
         if (header.height, header.parent_slot) != (
             parent.height + 1,
             parent.slot,

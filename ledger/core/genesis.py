@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ledger.core.amounts import AMOUNT_MAX, LIMIT_SUM_MAX
+from ledger.core.committee import WITNESSES_MAX, Committee
 from ledger.core.encoding import NetworkId, Reader, WireError, digest
 from ledger.core.keys import ACCOUNT_BYTES, AccountId, is_strict_point
 
@@ -16,14 +17,11 @@ __all__ = [
     "NAME_BYTES_MAX",
     "SLOT_TIMEOUT_MS_MAX",
     "TIME_MS_MAX",
-    "WITNESSES_MAX",
     "Genesis",
 ]
 
 GENESIS_VERSION: Final = 1
 NAME_BYTES_MAX: Final = 64
-WITNESSES_MAX: Final = 64
-"""A certificate names its signers in a bitmap of 64 bits."""
 LIMITS_MAX: Final = 4096
 SLOT_TIMEOUT_MS_MAX: Final = 600_000
 TIME_MS_MAX: Final = (1 << 63) - 1
@@ -53,6 +51,8 @@ class Genesis:
     fee_min: int = 0
     network_id: NetworkId = field(init=False, repr=False, compare=False)
     """SHA-256 of the domain and the encoded record: the name of the network in every signature."""
+    committee: Committee = field(init=False, repr=False, compare=False)
+    """The witnesses of epoch 0."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "limits", tuple(sorted(self.limits)))
@@ -67,25 +67,7 @@ class Genesis:
         if sum(limit for _, limit in self.limits) > LIMIT_SUM_MAX:
             raise WireError(f"genesis: the limits sum to more than {LIMIT_SUM_MAX}")
         object.__setattr__(self, "network_id", NetworkId(digest(_DOMAIN, self.encode())))
-
-    @property
-    def n(self) -> int:
-        """How many witnesses there are."""
-        return len(self.witnesses)
-
-    @property
-    def faults(self) -> int:
-        """How many witnesses may lie or fail without harm: f = ⌊(n-1)/3⌋; 0 for n < 4, which only detects."""
-        return (self.n - 1) // 3
-
-    @property
-    def quorum(self) -> int:
-        """How many signatures make a certificate: q = ⌊2n/3⌋ + 1."""
-        return 2 * self.n // 3 + 1
-
-    def leader(self, slot: int) -> AccountId:
-        """The witness that may propose in `slot`, and that earns its block's fees."""
-        return self.witnesses[slot % self.n]
+        object.__setattr__(self, "committee", Committee(self.network_id, 0, self.witnesses))
 
     def encode(self) -> bytes:
         """The canonical bytes of the record (SPEC.md §8)."""
@@ -94,7 +76,7 @@ class Genesis:
             bytes((GENESIS_VERSION, len(name))),
             name,
             _HEAD.pack(self.created_ms, self.slot_timeout_ms, self.fee_min),
-            self.n.to_bytes(2, "big"),
+            len(self.witnesses).to_bytes(2, "big"),
             *self.witnesses,
             len(self.limits).to_bytes(2, "big"),
         ]

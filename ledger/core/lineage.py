@@ -8,11 +8,12 @@ from ledger.core.encoding import Kind
 from ledger.core.votes import NO_BLOCK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from ledger.core.ballots import Ballots
     from ledger.core.block import Header, Proposal
     from ledger.core.chain import Chain, Tip
+    from ledger.core.proposals import Proposals
     from ledger.core.votes import Certificate
 
 __all__ = [
@@ -61,13 +62,11 @@ def first_unproven(slot: int, tip: Tip, ballots: Ballots, proposals: Iterable[Pr
     return slot
 
 
-def missing_block(
-    slot: int, tip: Tip, ballots: Ballots, proposals: Mapping[int, Mapping[bytes, Proposal]]
-) -> bytes:
+def missing_block(slot: int, tip: Tip, ballots: Ballots, proposals: Proposals) -> bytes:
     """The first agreed block before `slot` that is not here, or NO_BLOCK."""
     for past in range(tip.slot + 1, slot):
         agreed = ballots.notarised(past)
-        if agreed is not None and agreed not in proposals.get(past, {}):
+        if agreed is not None and agreed not in proposals.of(past):
             return agreed
     return NO_BLOCK
 

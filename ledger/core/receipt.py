@@ -99,9 +99,10 @@ class Receipt:
         block_hash = self.header.hash(genesis.network_id)
         if named != (Kind.FINAL, self.header.epoch, self.header.slot, block_hash):
             raise ReceiptError(ReceiptFault.BLOCK, "the certificate does not make this header final")
-        if not certificate.verify(genesis):
+        if not certificate.verify(genesis.committee):
             raise ReceiptError(
-                ReceiptFault.CERTIFICATE, f"not {genesis.quorum} witnesses of this network signed the header"
+                ReceiptFault.CERTIFICATE,
+                f"not {genesis.committee.quorum} witnesses of this network signed the header",
             )
 
 

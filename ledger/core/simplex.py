@@ -42,6 +42,7 @@ from ledger.core.lineage import (
     stands_on_agreed,
 )
 from ledger.core.mempool import Mempool
+from ledger.core.proposals import PROPOSAL_SLOTS_AHEAD_MAX, PROPOSALS_PER_SLOT_MAX, Proposals
 from ledger.core.timers import Timers
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
@@ -54,9 +55,6 @@ __all__ = ["CLOCK_AHEAD_MS_MAX", "Simplex"]
 
 CLOCK_AHEAD_MS_MAX: Final = 5_000
 """How far a block's time may be ahead of a voter's clock; a block further ahead has to wait."""
-PROPOSAL_SLOTS_AHEAD_MAX: Final = 8
-PROPOSALS_PER_SLOT_MAX: Final = 2
-"""An honest leader signs one; a second is kept because the quorum may have notarised that one."""
 ANSWER_GAP_S: Final = 0.05
 FINAL_VOTES_REPEATED_MAX: Final = 8
 
@@ -71,16 +69,16 @@ class Simplex:
     def __init__(self, key: SigningKey, chain: Chain, now: Now, saved: Saved = Saved()) -> None:  # noqa: B008 - frozen
         self.chain = chain
         self.genesis = chain.genesis
+        self.committee = chain.committee
         self.pool = Mempool(self.genesis.network_id)
         self.slot = chain.tip.slot + 1
-        self.rejected: dict[bytes, str] = {}  # proposals of live slots that break a rule, and which one
         self._key = key
         self._me = key.account
         self._now = now
         self._actions: list[Action] = []
-        self._ballots = Ballots(self.genesis, chain.tip.slot)
+        self._ballots = Ballots(self.committee, chain.tip.slot)
         self._own: dict[tuple[Kind, int], Vote] = {}
-        self._proposals: dict[int, dict[bytes, Proposal]] = {}
+        self.proposals = Proposals(self.genesis.network_id)
         self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
         self._abstain_until_slot = 0
@@ -92,7 +90,7 @@ class Simplex:
     @property
     def faults_tolerated(self) -> int:
         """How many witnesses may lie; 0 with fewer than four, where this only detects."""
-        return self.genesis.faults
+        return self.committee.faults
 
     @property
     def remembers_all_votes(self) -> bool:
@@ -127,7 +125,7 @@ class Simplex:
             self._ballots.add_certificate(certificate)
         for proposal in saved.proposals:
             if self._ballots.covers(proposal.header.slot):
-                self._keep(proposal)
+                self.proposals.keep(proposal)
 
     def _receive(self, peer: AccountId, data: bytes) -> None:
         try:
@@ -149,7 +147,11 @@ class Simplex:
                     self._submit(entry)
 
     def _receive_vote(self, vote: Vote) -> None:
-        if not self._ballots.covers(vote.slot) or self._ballots.knows(vote) or not vote.verify(self.genesis):
+        if (
+            not self._ballots.covers(vote.slot)
+            or self._ballots.knows(vote)
+            or not vote.verify(self.committee)
+        ):
             return
         self._count(vote)
 
@@ -166,9 +168,9 @@ class Simplex:
         if not self._ballots.covers(certificate.slot) and certificate.slot <= self.chain.tip.slot:
             return
         if self._ballots.certificate(certificate.kind, certificate.slot) is None:
-            if not certificate.verify(self.genesis):
+            if not certificate.verify(self.committee):
                 return
-            for vote in certificate.votes(self.genesis):
+            for vote in certificate.votes(self.committee):
                 self._count(vote)
             self._ballots.add_certificate(certificate)
         if certificate.kind is Kind.FINAL:
@@ -181,17 +183,17 @@ class Simplex:
         if not self._ballots.covers(slot) or slot > self.slot + PROPOSAL_SLOTS_AHEAD_MAX:
             return
         block_hash = proposal.header.hash(self.genesis.network_id)
-        kept = self._proposals.get(slot, {})
+        kept = self.proposals.of(slot)
         wanted = self._ballots.notarised(slot) == block_hash
-        if block_hash in kept or block_hash in self.rejected:
+        if block_hash in kept or block_hash in self.proposals.rejected:
             return
         if not wanted and (len(kept) >= PROPOSALS_PER_SLOT_MAX or slot < self.slot):
             return
-        if not proposal.verify(self.genesis):
+        if not proposal.verify(self.committee):
             return
         for other in kept.values():
             self._accuse(self._ballots.contradict(other, proposal))
-        self._keep(proposal)
+        self.proposals.keep(proposal)
 
     def _submit(self, entry: Entry) -> None:
         entry_id, refusal = self.pool.offer(entry, self.chain.state, self._now.wall_ms)
@@ -210,19 +212,23 @@ class Simplex:
 
     def _conclude(self) -> None:
         """Draw every consequence of what is known; each may make others possible."""
-        judge = (self._finalise, self._execute, self._notarise)
-        go_on = (self._vote_final, self._advance, self._propose)
-        while any(rule() for rule in judge + go_on):
+        rules = (
+            self._finalise,
+            self._execute,
+            self._notarise,
+            self._vote_final,
+            self._advance,
+            self._propose,
+        )
+        while any(rule() for rule in rules):
             pass
 
     def _finalise(self) -> bool:
         """Make final what a FINAL certificate covers and every link of which is here."""
         for final in sorted(self._ballots.finals(), key=lambda certificate: certificate.slot, reverse=True):
             for candidate in self.chain.path_to(final.block_hash) or ():
-                for kind in (Kind.NOTAR, Kind.FINAL):
-                    certificate = self._ballots.certificate(kind, candidate.tip.slot)
-                    if certificate is not None and certificate.block_hash == candidate.tip.block_hash:
-                        candidate.certificate = certificate
+                best = self._ballots.best(candidate.tip.slot, candidate.tip.block_hash)
+                candidate.certificate = best or candidate.certificate
             blocks = self.chain.finalise(final.block_hash)
             if blocks:
                 self._settle(blocks)
@@ -240,30 +246,29 @@ class Simplex:
         self._final_certificate = blocks[-1].certificate
         self._ballots.forget(slot)
         self._own = {key: vote for key, vote in self._own.items() if key[1] > slot}
-        self._proposals = {at: kept for at, kept in self._proposals.items() if at > slot}
-        self.rejected.clear()
+        self.proposals.settle(slot)
         self._enter(max(self.slot, slot + 1))
 
     def _execute(self) -> bool:
         """Judge a proposal whose parent is known; blocks of slots still to come can wait."""
-        for slot in [slot for slot in self._proposals if slot <= self.slot]:
-            for block_hash, proposal in self._proposals[slot].items():
-                known = block_hash in self.rejected or self.chain.candidate(block_hash) is not None
+        for slot in [slot for slot in self.proposals.slots() if slot <= self.slot]:
+            for block_hash, proposal in self.proposals.of(slot).items():
+                known = block_hash in self.proposals.rejected or self.chain.candidate(block_hash) is not None
                 if known or not self.chain.holds(proposal.header.parent_hash):
                     continue
                 fault = self.chain.execute(proposal.block, is_verified=self.pool.vouches)
                 if fault is not None:
-                    self.rejected[block_hash] = fault
+                    self.proposals.rejected[block_hash] = fault
                 return True
         return False
 
     def _notarise(self) -> bool:
         """Vote for a valid block on an agreed parent: once per slot, whatever else happens (R6.3)."""
-        for slot in sorted(self._proposals):
+        for slot in self.proposals.slots():
             if not self._may_vote(Kind.NOTAR, slot) or self._ballots.skipped(slot):
                 continue
             agreed = self._ballots.notarised(slot)
-            for block_hash in self._proposals[slot]:
+            for block_hash in self.proposals.of(slot):
                 if agreed in {None, block_hash} and self._is_acceptable(block_hash):
                     self._cast(Kind.NOTAR, slot, block_hash)
                     return True
@@ -293,7 +298,7 @@ class Simplex:
         """Enter the first slot that is neither notarised nor skipped."""
         slot = self.slot
         while (agreed := self._ballots.notarised(slot)) is not None or self._ballots.skipped(slot):
-            leader = self.genesis.leader(slot)
+            leader = self.committee.leader(slot)
             if agreed is None and leader != self._me:
                 self._silent.add(leader)
             elif agreed is not None:
@@ -307,18 +312,17 @@ class Simplex:
     def _enter(self, slot: int) -> None:
         """Be in `slot`, with new timers; proposals of passed slots that nobody stands for are dropped."""
         self._timers.restart(is_new_slot=slot != self.slot)
-        self.slot = slot
-        self._may_build = True
-        for past in [past for past in self._proposals if past < slot]:
+        self.slot, self._may_build = slot, True
+        for past in [past for past in self.proposals.slots() if past < slot]:
             own = self._own.get((Kind.NOTAR, past))
-            stands = {self._ballots.notarised(past), own.block_hash if own is not None else None}
-            kept = {name: proposal for name, proposal in self._proposals[past].items() if name in stands}
-            self._proposals[past] = kept
+            self.proposals.keep_only(
+                past, {self._ballots.notarised(past), own.block_hash if own is not None else None}
+            )
 
     def _propose(self) -> bool:
         """As leader of the slot, propose once: what waits, or nothing at all if only that can make the rest final."""
         slot = self.slot
-        if not self._may_build or self.genesis.leader(slot) != self._me or (Kind.SKIP, slot) in self._own:
+        if not self._may_build or self.committee.leader(slot) != self._me or (Kind.SKIP, slot) in self._own:
             return False
         parent_hash = agreed_parent(slot, self.chain, self._ballots)
         if parent_hash is None or not self._may_vote(Kind.NOTAR, slot):
@@ -328,9 +332,9 @@ class Simplex:
         pushes = parent_hash != self.chain.tip.block_hash and self._timers.is_half_over(self._now.s)
         if not candidate.block.entries and not pushes:
             return False
-        proposal = sign_proposal(self._key, self.genesis, candidate.block)
+        proposal = sign_proposal(self._key, self.committee, candidate.block)
         self.chain.add(candidate)
-        self._keep(proposal)
+        self.proposals.keep(proposal)
         self._cast(Kind.NOTAR, slot, candidate.tip.block_hash)
         return True
 
@@ -343,11 +347,11 @@ class Simplex:
         A crash after 1 and before 2 leaves a vote that `_repeat` sends after the restart; without 1 a restarted
         witness could sign the opposite, which forked 12 of 60 simulated networks.
         """
-        vote = sign_vote(self._key, self.genesis, kind, slot=slot, block_hash=block_hash)
-        proposal = self._proposals[slot][block_hash] if kind is Kind.NOTAR else None
+        vote = sign_vote(self._key, self.committee, kind, slot=slot, block_hash=block_hash)
+        proposal = self.proposals.of(slot)[block_hash] if kind is Kind.NOTAR else None
         self._own[kind, slot] = vote
         self._actions.append(PersistVote(vote, proposal, self._ballots.take_fresh()))
-        if proposal is not None and self.genesis.leader(slot) == self._me:
+        if proposal is not None and self.committee.leader(slot) == self._me:
             self._broadcast(proposal)
         self._broadcast(vote)
         self._accuse(self._ballots.add(vote))
@@ -374,16 +378,16 @@ class Simplex:
             runs=is_waiting and (Kind.SKIP, self.slot) not in self._own,
             repeats=is_waiting or slots_open > 0 or not self._ballots.is_empty(),
             slots_open=slots_open,
-            is_leader_silent=self.genesis.leader(self.slot) in self._silent,
+            is_leader_silent=self.committee.leader(self.slot) in self._silent,
         )
         if wake_at_s is not None:
             self._actions.append(WakeAt(wake_at_s))
 
     def _is_waiting(self) -> bool:
         """Whether somebody waits for a block: an entry, a block that is not final, or witnesses who skip the slot."""
-        if len(self.pool) or self._proposals.get(self.slot):
+        if len(self.pool) or self.proposals.of(self.slot):
             return True
-        if len(self._ballots.voters(Kind.SKIP, self.slot)) > self.genesis.faults:
+        if len(self._ballots.voters(Kind.SKIP, self.slot)) > self.committee.faults:
             return True
         return any(self._ballots.notarised(slot) for slot in range(self.chain.tip.slot + 1, self.slot))
 
@@ -393,11 +397,11 @@ class Simplex:
         """Say again what may have been lost, and ask for what is missing here."""
         slot = self.slot
         tip = self.chain.tip
-        unproven = first_unproven(slot, tip, self._ballots, self._proposals.get(slot, {}).values())
-        self._broadcast(Ask(unproven, tip.slot, missing_block(slot, tip, self._ballots, self._proposals)))
+        unproven = first_unproven(slot, tip, self._ballots, self.proposals.of(slot).values())
+        self._broadcast(Ask(unproven, tip.slot, missing_block(slot, tip, self._ballots, self.proposals)))
         own = self._own.get((Kind.NOTAR, slot))
-        if own is not None and self.genesis.leader(slot) == self._me:
-            self._broadcast(self._proposals[slot][own.block_hash])
+        if own is not None and self.committee.leader(slot) == self._me:
+            self._broadcast(self.proposals.of(slot)[own.block_hash])
         finals = [vote for (kind, _), vote in self._own.items() if kind is Kind.FINAL]
         here = [vote for (_, at), vote in self._own.items() if at == slot]
         for vote in here + finals[-FINAL_VOTES_REPEATED_MAX:]:
@@ -418,18 +422,14 @@ class Simplex:
             self._send(peer, self._final_certificate)
         for certificate in certificates_from(max(ask.slot, final_slot + 1), self.slot, self._ballots):
             self._send(peer, certificate)
-        for kept in self._proposals.values():
-            if ask.block_hash in kept:
-                self._send(peer, kept[ask.block_hash])
+        wanted = self.proposals.find(ask.block_hash)
+        if wanted is not None:
+            self._send(peer, wanted)
 
     # Leaves.
 
-    def _keep(self, proposal: Proposal) -> None:
-        block_hash = proposal.header.hash(self.genesis.network_id)
-        self._proposals.setdefault(proposal.header.slot, {})[block_hash] = proposal
-
     def _broadcast(self, message: Message) -> None:
-        if self.genesis.n > 1:
+        if self.committee.n > 1:
             self._actions.append(Broadcast(encode_message(message)))
 
     def _send(self, to: AccountId, message: Message) -> None:

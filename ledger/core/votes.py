@@ -6,8 +6,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ledger.core.committee import WITNESSES_MAX, Committee
 from ledger.core.encoding import Kind, Reader, WireError
-from ledger.core.genesis import TIME_MS_MAX, WITNESSES_MAX, Genesis
+from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import ACCOUNT_BYTES, SIGNATURE_BYTES, AccountId, SigningKey, verify
 
 if TYPE_CHECKING:
@@ -67,21 +68,22 @@ class Vote:
         reader.end()
         return Vote(kind, epoch, slot, block_hash, witness, signature)
 
-    def verify(self, genesis: Genesis) -> bool:
-        """Whether a witness of this network signed it."""
-        if self.witness not in genesis.witnesses:
+    def verify(self, committee: Committee) -> bool:
+        """Whether a witness of this very epoch signed it."""
+        if self.epoch != committee.epoch or self.witness not in committee:
             return False
         subject = _SUBJECT.pack(self.epoch, self.slot, self.block_hash)
-        return verify(self.witness, self.signature, self.kind, genesis.network_id, subject)
+        return verify(self.witness, self.signature, self.kind, committee.network_id, subject)
 
 
 def sign_vote(
-    key: SigningKey, genesis: Genesis, kind: Kind, *, slot: int, block_hash: bytes = NO_BLOCK, epoch: int = 0
+    key: SigningKey, committee: Committee, kind: Kind, *, slot: int, block_hash: bytes = NO_BLOCK
 ) -> Vote:
-    """A vote by `key`. It must be durable before it is sent (SPEC.md §6)."""
-    _check_subject("vote", kind, epoch, slot, block_hash)
-    subject = _SUBJECT.pack(epoch, slot, block_hash)
-    return Vote(kind, epoch, slot, block_hash, key.account, key.sign(kind, genesis.network_id, subject))
+    """A vote by `key` in the epoch of `committee`. It must be durable before it is sent (SPEC.md §6)."""
+    _check_subject("vote", kind, committee.epoch, slot, block_hash)
+    subject = _SUBJECT.pack(committee.epoch, slot, block_hash)
+    signature = key.sign(kind, committee.network_id, subject)
+    return Vote(kind, committee.epoch, slot, block_hash, key.account, signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Certificate:
             raise WireError(f"certificate: a signature has {SIGNATURE_BYTES} bytes")
 
     @staticmethod
-    def from_votes(votes: Iterable[Vote], genesis: Genesis) -> Certificate:
+    def from_votes(votes: Iterable[Vote], committee: Committee) -> Certificate:
         """The certificate of votes that share one subject, one per witness; `ValueError` if they do not.
 
         The caller has verified each vote, and has a quorum.
@@ -115,10 +117,10 @@ class Certificate:
         chosen = {vote.witness: vote for vote in votes}
         if len({(v.kind, v.epoch, v.slot, v.block_hash) for v in chosen.values()}) != 1:
             raise ValueError("the votes of a certificate share kind, epoch, slot and block")
-        if len(chosen) < genesis.quorum or not chosen.keys() <= set(genesis.witnesses):
-            raise ValueError(f"a certificate has votes of {genesis.quorum} witnesses, not {len(chosen)}")
+        if len(chosen) < committee.quorum or not all(witness in committee for witness in chosen):
+            raise ValueError(f"a certificate has votes of {committee.quorum} witnesses, not {len(chosen)}")
         signers, signatures = 0, []
-        for index, witness in enumerate(genesis.witnesses):
+        for index, witness in enumerate(committee.witnesses):
             if witness in chosen:
                 signers |= 1 << index
                 signatures.append(chosen[witness].signature)
@@ -138,21 +140,23 @@ class Certificate:
         reader.end()
         return certificate
 
-    def votes(self, genesis: Genesis) -> tuple[Vote, ...]:
+    def votes(self, committee: Committee) -> tuple[Vote, ...]:
         """The votes inside, for evidence and for peers that lack them; `ValueError` for a signer out of range."""
-        if self.signers >> genesis.n:
-            raise ValueError(f"a signer beyond the {genesis.n} witnesses")
-        witnesses = (w for index, w in enumerate(genesis.witnesses) if self.signers >> index & 1)
+        if self.signers >> committee.n:
+            raise ValueError(f"a signer beyond the {committee.n} witnesses")
+        witnesses = (w for index, w in enumerate(committee.witnesses) if self.signers >> index & 1)
         return tuple(
             Vote(self.kind, self.epoch, self.slot, self.block_hash, witness, signature)
             for witness, signature in zip(witnesses, self.signatures, strict=True)
         )
 
-    def verify(self, genesis: Genesis) -> bool:
-        """Whether at least a quorum of this network's witnesses signed, and no signature is wrong."""
-        if self.signers >> genesis.n or self.signers.bit_count() < genesis.quorum:
+    def verify(self, committee: Committee) -> bool:
+        """Whether at least a quorum of this very epoch's witnesses signed, and no signature is wrong."""
+        if self.epoch != committee.epoch:
             return False
-        return all(vote.verify(genesis) for vote in self.votes(genesis))
+        if self.signers >> committee.n or self.signers.bit_count() < committee.quorum:
+            return False
+        return all(vote.verify(committee) for vote in self.votes(committee))
 
 
 def take_certificate(reader: Reader) -> Certificate:

@@ -172,8 +172,8 @@ def describe(network: NetworkFile) -> dict[str, Any]:
         "network_id": network.network_id.hex(),
         "created_ms": genesis.created_ms,
         "witnesses": [peer_id(account) for account in genesis.witnesses],
-        "quorum": genesis.quorum,
-        "faults_tolerated": genesis.faults,
+        "quorum": genesis.committee.quorum,
+        "faults_tolerated": genesis.committee.faults,
         "limits": {peer_id(account): amount for account, amount in genesis.limits},
         "slot_timeout_ms": genesis.slot_timeout_ms,
         "bootstrap": list(network.bootstrap),
@@ -185,7 +185,7 @@ def _text(network: NetworkFile) -> str:
     rows: list[Sequence[object]] = [
         ("network", network.name),
         ("id", network.network_id.hex()),
-        ("witnesses", fault_line(genesis)),
+        ("witnesses", fault_line(genesis.committee)),
     ]
     lines = ["  ".join((str(name).ljust(9), str(value))) for name, value in rows]
     lines += [f"           {address}" for address in network.bootstrap]

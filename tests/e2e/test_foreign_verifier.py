@@ -122,7 +122,7 @@ class Chain:
         height = len(self.blocks) + 1
         for entry in entries:
             self.log.append(entry.encode())
-            effect = self.state.apply(entry, time_ms, self.genesis.leader(slot))
+            effect = self.state.apply(entry, time_ms, self.genesis.committee.leader(slot))
             assert not self.honest or hasattr(effect, "entry_id"), effect
         fields: dict[str, Any] = {
             "epoch": 0,
@@ -144,7 +144,7 @@ class Chain:
         self, block: Block, kind: Kind, *, away: int | None = None, count: int | None = None
     ) -> FinalBlock:
         """Signed by a quorum: all but one witness, another one in each slot."""
-        header, n = block.header, self.genesis.n
+        header, n = block.header, self.genesis.committee.n
         away = header.slot % n if away is None else away
         signers = [at for at in range(n) if n == 1 or at != away][: count or n]
         block_hash = header.hash(self.genesis.network_id)

@@ -52,8 +52,8 @@ def examples() -> dict[str, str]:
         state.apply(entry, CREATED_MS + 1000, WITNESS.account)
     header = Header(0, 1, 1, 0, NO_BLOCK, CREATED_MS + 1000, log.size, log.root(), NO_ROOT, len(entries))
     block_hash = header.hash(network_id)
-    final = sign_vote(WITNESS, genesis, Kind.FINAL, slot=1, block_hash=block_hash)
-    block = FinalBlock(header, entries, Certificate.from_votes([final], genesis))
+    final = sign_vote(WITNESS, genesis.committee, Kind.FINAL, slot=1, block_hash=block_hash)
+    block = FinalBlock(header, entries, Certificate.from_votes([final], genesis.committee))
     three = MerkleLog([*(entry.encode() for entry in entries), claim.encode()])
     return {
         "witness": WITNESS.account.hex(),

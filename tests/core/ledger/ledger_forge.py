@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ledger.core.block import NO_BLOCK, NO_ROOT, STATE_ROOT_INTERVAL, Certificate, FinalBlock, Header
@@ -92,7 +93,7 @@ class Forge:
         slot = changes.get("slot", last.slot + 1 if last else 1)
         for entry in chosen:
             self.log.append(entry.encode())
-            self.state.apply(entry, self.time_ms, self.genesis.leader(slot))
+            self.state.apply(entry, self.time_ms, self.genesis.committee.leader(slot))
         height = last.height + 1 if last else 1
         fields: dict[str, Any] = {
             "epoch": 0,
@@ -115,13 +116,10 @@ class Forge:
         self, header: Header, kind: Kind = Kind.FINAL, signers: Iterable[SigningKey] | None = None
     ) -> Certificate:
         """A certificate by `signers`, in witness order; a quorum of them unless told."""
-        network = self.genesis
-        chosen = list(WITNESSES[: network.quorum] if signers is None else signers)
-        block_hash = header.hash(network.network_id)
-        votes = [
-            sign_vote(s, network, kind, slot=header.slot, block_hash=block_hash, epoch=header.epoch)
-            for s in chosen
-        ]
+        committee = replace(self.genesis.committee, epoch=header.epoch)
+        chosen = list(WITNESSES[: committee.quorum] if signers is None else signers)
+        block_hash = header.hash(committee.network_id)
+        votes = [sign_vote(s, committee, kind, slot=header.slot, block_hash=block_hash) for s in chosen]
         bitmap = sum(1 << WITNESSES.index(s) for s in chosen)
         return Certificate(
             kind, header.epoch, header.slot, block_hash, bitmap, tuple(v.signature for v in votes)

@@ -33,6 +33,7 @@ FORGE = Forge()
 FINAL = FORGE.block([FORGE.sign(ALICE, Transfer(BOB.account, 5)), FORGE.sign(BOB, Expire(b"x" * 32))])
 HEADER = FINAL.header
 GENESIS = FORGE.genesis
+COMMITTEE = GENESIS.committee
 HASH = HEADER.hash(GENESIS.network_id)
 LATER = replace(HEADER, slot=9, height=7, parent_slot=8, parent_hash=b"p" * 32)
 
@@ -113,12 +114,12 @@ def test_a_state_root_stands_where_the_interval_says() -> None:
 def test_block_and_proposal_round_trip() -> None:
     block = FINAL.block
     assert Block.decode(block.encode()) == block
-    proposal = sign_proposal(WITNESSES[1], GENESIS, block)
+    proposal = sign_proposal(WITNESSES[1], COMMITTEE, block)
     assert Proposal.decode(proposal.encode()) == proposal
     assert proposal.block == block
-    assert proposal.verify(GENESIS)
-    assert not proposal.verify(genesis(4, name="another"))
-    assert not sign_proposal(WITNESSES[2], GENESIS, block).verify(GENESIS), "not the leader of slot 1"
+    assert proposal.verify(COMMITTEE)
+    assert not proposal.verify(genesis(4, name="another").committee)
+    assert not sign_proposal(WITNESSES[2], COMMITTEE, block).verify(COMMITTEE), "not the leader of slot 1"
     for decode, encoded in ((Block.decode, block.encode()), (Proposal.decode, proposal.encode())):
         for broken in (b"", encoded[:-1], encoded + b"\0", encoded[:200]):
             with pytest.raises(WireError):
@@ -139,26 +140,26 @@ def test_a_block_holds_as_many_entries_as_its_header_counts() -> None:
 @pytest.mark.parametrize("kind", [Kind.NOTAR, Kind.SKIP, Kind.FINAL])
 def test_votes(kind: Kind) -> None:
     block_hash = NO_BLOCK if kind is Kind.SKIP else HASH
-    vote = sign_vote(WITNESSES[0], GENESIS, kind, slot=4, block_hash=block_hash)
+    vote = sign_vote(WITNESSES[0], COMMITTEE, kind, slot=4, block_hash=block_hash)
     encoded = vote.encode()
     assert len(encoded) == VOTE_BYTES == 141
     assert encoded[:45] == struct.pack(">BIQ", kind, 0, 4) + block_hash
     assert Vote.decode(encoded) == vote
-    assert vote.verify(GENESIS)
-    assert not vote.verify(genesis(4, name="another"))
-    assert not replace(vote, slot=5).verify(GENESIS)
-    assert not replace(vote, epoch=1).verify(GENESIS)
-    assert not replace(vote, witness=WITNESSES[1].account).verify(GENESIS)
-    stranger = sign_vote(ALICE, GENESIS, kind, slot=4, block_hash=block_hash)
-    assert not stranger.verify(GENESIS)
+    assert vote.verify(COMMITTEE)
+    assert not vote.verify(genesis(4, name="another").committee)
+    assert not replace(vote, slot=5).verify(COMMITTEE)
+    assert not replace(vote, epoch=1).verify(COMMITTEE)
+    assert not replace(vote, witness=WITNESSES[1].account).verify(COMMITTEE)
+    stranger = sign_vote(ALICE, COMMITTEE, kind, slot=4, block_hash=block_hash)
+    assert not stranger.verify(COMMITTEE)
     for broken in (b"", encoded[:-1], encoded + b"\0", b"\1" + encoded[1:]):
         with pytest.raises(WireError):
             Vote.decode(broken)
 
 
 def test_a_vote_of_one_kind_is_no_vote_of_another() -> None:
-    notar = sign_vote(WITNESSES[0], GENESIS, Kind.NOTAR, slot=4, block_hash=HASH)
-    assert not replace(notar, kind=Kind.FINAL).verify(GENESIS)
+    notar = sign_vote(WITNESSES[0], COMMITTEE, Kind.NOTAR, slot=4, block_hash=HASH)
+    assert not replace(notar, kind=Kind.FINAL).verify(COMMITTEE)
 
 
 @pytest.mark.parametrize(
@@ -175,33 +176,35 @@ def test_a_vote_of_one_kind_is_no_vote_of_another() -> None:
     ids=lambda change: next(iter(change)),
 )
 def test_subject_bounds(change: dict[str, Any]) -> None:
-    vote = sign_vote(WITNESSES[0], GENESIS, Kind.NOTAR, slot=4, block_hash=HASH)
+    vote = sign_vote(WITNESSES[0], COMMITTEE, Kind.NOTAR, slot=4, block_hash=HASH)
     with pytest.raises(WireError):
         replace(vote, **change)
     with pytest.raises(WireError):
         replace(FINAL.certificate, **change)
     subject: dict[str, Any] = {"kind": Kind.NOTAR, "slot": 4, "block_hash": HASH}
+    subject |= change
+    committee = replace(COMMITTEE, epoch=subject.pop("epoch", 0))
     with pytest.raises(WireError):
-        sign_vote(WITNESSES[0], GENESIS, **(subject | change))
+        sign_vote(WITNESSES[0], committee, **subject)
 
 
 def test_vote_lengths() -> None:
-    vote = sign_vote(WITNESSES[0], GENESIS, Kind.NOTAR, slot=4, block_hash=HASH)
+    vote = sign_vote(WITNESSES[0], COMMITTEE, Kind.NOTAR, slot=4, block_hash=HASH)
     for change in ({"witness": b"short"}, {"signature": b"short"}):
         with pytest.raises(WireError):
             replace(vote, **change)
 
 
 def final_votes(*witnesses: int) -> list[Vote]:
-    return [sign_vote(WITNESSES[w], GENESIS, Kind.FINAL, slot=1, block_hash=HASH) for w in witnesses]
+    return [sign_vote(WITNESSES[w], COMMITTEE, Kind.FINAL, slot=1, block_hash=HASH) for w in witnesses]
 
 
 def test_certificate_from_votes_in_any_order() -> None:
-    certificate = Certificate.from_votes(final_votes(3, 0, 2, 0), GENESIS)
+    certificate = Certificate.from_votes(final_votes(3, 0, 2, 0), COMMITTEE)
     assert certificate.signers == 0b1101
-    assert certificate.verify(GENESIS)
-    assert certificate == Certificate.from_votes(final_votes(0, 2, 3), GENESIS)
-    assert list(certificate.votes(GENESIS)) == final_votes(0, 2, 3)
+    assert certificate.verify(COMMITTEE)
+    assert certificate == Certificate.from_votes(final_votes(0, 2, 3), COMMITTEE)
+    assert list(certificate.votes(COMMITTEE)) == final_votes(0, 2, 3)
     encoded = certificate.encode()
     assert len(encoded) == 1 + 4 + 8 + 32 + 8 + 3 * 64
     assert Certificate.decode(encoded) == certificate
@@ -211,8 +214,8 @@ def test_certificate_from_votes_in_any_order() -> None:
 
 
 def test_what_makes_no_certificate() -> None:
-    stranger = sign_vote(ALICE, GENESIS, Kind.FINAL, slot=1, block_hash=HASH)
-    other = sign_vote(WITNESSES[3], GENESIS, Kind.NOTAR, slot=1, block_hash=HASH)
+    stranger = sign_vote(ALICE, COMMITTEE, Kind.FINAL, slot=1, block_hash=HASH)
+    other = sign_vote(WITNESSES[3], COMMITTEE, Kind.NOTAR, slot=1, block_hash=HASH)
     for votes in (
         [],
         final_votes(0, 1),
@@ -221,23 +224,23 @@ def test_what_makes_no_certificate() -> None:
         [*final_votes(0, 1, 2), other],
     ):
         with pytest.raises(ValueError, match="certificate"):
-            Certificate.from_votes(votes, GENESIS)
+            Certificate.from_votes(votes, COMMITTEE)
 
 
 def test_a_certificate_needs_a_quorum_of_right_signatures() -> None:
-    good = Certificate.from_votes(final_votes(0, 1, 2), GENESIS)
-    assert good.verify(GENESIS)
-    assert not good.verify(genesis(4, name="another"))
-    assert not replace(good, signers=0b1011).verify(GENESIS), "signatures of other witnesses"
-    assert not replace(good, signers=0b11, signatures=good.signatures[:2]).verify(GENESIS)
-    assert not replace(good, signatures=(*good.signatures[:2], bytes(64))).verify(GENESIS)
-    assert not replace(good, signatures=(good.signatures[0],) * 3).verify(GENESIS)
+    good = Certificate.from_votes(final_votes(0, 1, 2), COMMITTEE)
+    assert good.verify(COMMITTEE)
+    assert not good.verify(genesis(4, name="another").committee)
+    assert not replace(good, signers=0b1011).verify(COMMITTEE), "signatures of other witnesses"
+    assert not replace(good, signers=0b11, signatures=good.signatures[:2]).verify(COMMITTEE)
+    assert not replace(good, signatures=(*good.signatures[:2], bytes(64))).verify(COMMITTEE)
+    assert not replace(good, signatures=(good.signatures[0],) * 3).verify(COMMITTEE)
     beyond = replace(good, signers=0b10011)
-    assert not beyond.verify(GENESIS)
+    assert not beyond.verify(COMMITTEE)
     with pytest.raises(ValueError, match="beyond"):
-        beyond.votes(GENESIS)
-    everyone = Certificate.from_votes(final_votes(0, 1, 2, 3), GENESIS)
-    assert everyone.verify(GENESIS)
+        beyond.votes(COMMITTEE)
+    everyone = Certificate.from_votes(final_votes(0, 1, 2, 3), COMMITTEE)
+    assert everyone.verify(COMMITTEE)
 
 
 def test_the_largest_records_are_as_large_as_their_limits_say() -> None:
@@ -269,23 +272,23 @@ def test_certificate_bounds() -> None:
 def test_final_block() -> None:
     assert FinalBlock.decode(FINAL.encode()) == FINAL
     assert FINAL.is_final
-    assert FINAL.verify(GENESIS)
-    assert not FINAL.verify(genesis(4, name="another"))
+    assert FINAL.verify(COMMITTEE)
+    assert not FINAL.verify(genesis(4, name="another").committee)
     encoded = FINAL.encode()
     for broken in (b"", encoded[:-1], encoded + b"\0"):
         with pytest.raises(WireError):
             FinalBlock.decode(broken)
     notarised = FORGE.certify(HEADER, Kind.NOTAR)
     assert not replace(FINAL, certificate=notarised).is_final
-    assert replace(FINAL, certificate=notarised).verify(GENESIS)
+    assert replace(FINAL, certificate=notarised).verify(COMMITTEE)
     other = FORGE.certify(replace(HEADER, time_ms=HEADER.time_ms + 1))
-    assert not replace(FINAL, certificate=other).verify(GENESIS), "a certificate for another header"
+    assert not replace(FINAL, certificate=other).verify(COMMITTEE), "a certificate for another header"
 
 
 def test_a_final_block_does_not_carry_a_foreign_certificate() -> None:
-    skip = [sign_vote(w, GENESIS, Kind.SKIP, slot=1) for w in WITNESSES[:3]]
+    skip = [sign_vote(w, COMMITTEE, Kind.SKIP, slot=1) for w in WITNESSES[:3]]
     for certificate in (
-        Certificate.from_votes(skip, GENESIS),
+        Certificate.from_votes(skip, COMMITTEE),
         replace(FINAL.certificate, slot=2),
         replace(FINAL.certificate, epoch=1),
     ):

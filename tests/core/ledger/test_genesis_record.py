@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ledger.core.amounts import AMOUNT_MAX, LIMIT_SUM_MAX
+from ledger.core.committee import WITNESSES_MAX
 from ledger.core.encoding import WireError, digest
 from ledger.core.genesis import (
     GENESIS_BYTES_MAX,
@@ -12,7 +13,6 @@ from ledger.core.genesis import (
     NAME_BYTES_MAX,
     SLOT_TIMEOUT_MS_MAX,
     TIME_MS_MAX,
-    WITNESSES_MAX,
     Genesis,
 )
 from ledger.core.keys import AccountId
@@ -57,9 +57,10 @@ def test_every_field_is_part_of_the_network_id(change: dict[str, Any]) -> None:
 )
 def test_quorum(n: int, faults: int, quorum: int) -> None:
     record = genesis(n)
-    assert (record.n, record.faults, record.quorum) == (n, faults, quorum)
-    assert [record.leader(slot) for slot in range(n)] == list(record.witnesses)
-    assert record.leader(n) == record.witnesses[0]
+    committee = record.committee
+    assert (committee.n, committee.faults, committee.quorum) == (n, faults, quorum)
+    assert [committee.leader(slot) for slot in range(n)] == list(record.witnesses)
+    assert committee.leader(n) == record.witnesses[0]
     # Two quorums share more than f witnesses: at least one of them is honest.
     assert 2 * quorum - n > faults
 

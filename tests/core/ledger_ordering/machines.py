@@ -123,4 +123,4 @@ class Machine:
 
 
 def vote(network: Genesis, number: int, kind: Kind, slot: int, block_hash: bytes = NO_BLOCK) -> Vote:
-    return sign_vote(KEYS[number], network, kind, slot=slot, block_hash=block_hash)
+    return sign_vote(KEYS[number], network.committee, kind, slot=slot, block_hash=block_hash)

@@ -70,7 +70,7 @@ def test_a_sweep_drops_what_expired_and_what_waited_behind_it() -> None:
 
 
 def test_votes_outside_the_window_are_not_kept() -> None:
-    ballots = Ballots(FOUR, final_slot=10)
+    ballots = Ballots(FOUR.committee, final_slot=10)
     for slot in (10, 11 + SLOTS_AHEAD_MAX):
         ballots.add(vote(FOUR, 0, Kind.SKIP, slot))
     assert ballots.is_empty()
@@ -97,7 +97,7 @@ def test_votes_outside_the_window_are_not_kept() -> None:
 def test_contradictions_are_evidence(
     first: tuple[Kind, bytes], second: tuple[Kind, bytes], is_lie: bool
 ) -> None:
-    ballots = Ballots(FOUR, final_slot=0)
+    ballots = Ballots(FOUR.committee, final_slot=0)
     votes = [vote(FOUR, 1, kind, 1, (mark or b"\0") * 32) for kind, mark in (first, second)]
     assert ballots.add(votes[0]) is None
     evidence = ballots.add(votes[1])
@@ -108,7 +108,7 @@ def test_contradictions_are_evidence(
 
 
 def test_a_second_vote_of_a_liar_does_not_count() -> None:
-    ballots = Ballots(FOUR, final_slot=0)
+    ballots = Ballots(FOUR.committee, final_slot=0)
     for number, mark in ((0, b"a"), (1, b"a"), (3, b"b"), (3, b"a")):
         ballots.add(vote(FOUR, number, Kind.NOTAR, 1, mark * 32))
     assert ballots.notarised(1) is None

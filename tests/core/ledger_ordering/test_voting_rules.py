@@ -26,7 +26,7 @@ def proposed(network: Genesis, slot: int, amount: int = 5, wall_ms: int = WALL_M
     """A valid block on genesis, signed by the leader of `slot`."""
     item = entry(network, amount=amount)
     block = Chain(network).build(bytes(32), slot, wall_ms, [(b"", item)]).block
-    return sign_proposal(KEYS[slot % network.n], network, block)
+    return sign_proposal(KEYS[slot % network.committee.n], network.committee, block)
 
 
 def name(proposal: Proposal) -> bytes:
@@ -37,7 +37,7 @@ def test_alone_it_finalises_at_once() -> None:
     one = Machine(genesis(1), 0)
     one.submit(entry(one.network))
     assert [block.header.height for block in one.final] == [1]
-    assert one.final[0].verify(one.network)
+    assert one.final[0].verify(one.network.committee)
     assert one.simplex.faults_tolerated == 0
 
 
@@ -120,7 +120,7 @@ def test_waits_for_the_certificate_of_the_parent() -> None:
     parent = proposed(FOUR, 1)
     assert chain.execute(parent.block) is None
     child_block = chain.build(name(parent), 2, WALL_MS, [(b"", entry(FOUR, seq=2))]).block
-    child = sign_proposal(KEYS[2], FOUR, child_block)
+    child = sign_proposal(KEYS[2], FOUR.committee, child_block)
     witness = Machine(FOUR, 3)
     witness.hear(child, parent, sender=2)
     assert [v.slot for v in witness.votes(Kind.NOTAR)] == [1]
@@ -132,14 +132,14 @@ def test_waits_for_the_certificate_of_the_parent() -> None:
 def _changed(**fields: object) -> Proposal:
     good = proposed(FOUR, 1)
     header: Header = replace(good.header, **fields)  # type: ignore[arg-type]
-    return sign_proposal(KEYS[1], FOUR, Block(header, good.entries))
+    return sign_proposal(KEYS[1], FOUR.committee, Block(header, good.entries))
 
 
 def _with_entry(item: object) -> Proposal:
     good = proposed(FOUR, 1)
     peaks = Chain(FOUR).log.peaks().extend([item.encode()])  # type: ignore[attr-defined]
     header = replace(good.header, log_root=peaks.root())
-    return sign_proposal(KEYS[1], FOUR, Block(header, (item,)))  # type: ignore[arg-type]
+    return sign_proposal(KEYS[1], FOUR.committee, Block(header, (item,)))  # type: ignore[arg-type]
 
 
 def _foreign() -> Proposal:

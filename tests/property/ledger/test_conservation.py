@@ -92,7 +92,7 @@ def test_state_and_audit_agree_on_every_entry(seed: int) -> None:
     while height < STEPS:
         height += 1
         time_ms = forge.time_ms + random.choice((0, 1, 5))
-        leader = forge.genesis.leader(height)
+        leader = forge.genesis.committee.leader(height)
         accepted: list[Entry] = []
         for _ in range(random.randrange(6)):
             entry = traffic.next_entry(time_ms)
@@ -128,7 +128,7 @@ def assert_audit_finds(forge: Forge, refused: list[tuple[Entry, int]]) -> None:
     """Refused entries, at the end of the chain and in its time: refused again, by both."""
     state, time_ms = forge.state.branch(), forge.time_ms
     slot = len(forge.blocks) + 1
-    leader = forge.genesis.leader(slot)
+    leader = forge.genesis.committee.leader(slot)
     for entry, _ in refused[:3]:
         branch = state.branch()
         verdict = branch.apply(entry, time_ms, leader)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ledger.core.amounts import AMOUNT_MAX
 from ledger.core.block import Block, Certificate, FinalBlock, Header, Proposal, Vote, sign_proposal, sign_vote
+from ledger.core.committee import WITNESSES_MAX
 from ledger.core.encoding import Kind, WireError
 from ledger.core.entries import (
     SEQUENCE_MAX,
@@ -22,7 +23,7 @@ from ledger.core.entries import (
     decode_entry,
     decode_voucher,
 )
-from ledger.core.genesis import SLOT_TIMEOUT_MS_MAX, TIME_MS_MAX, WITNESSES_MAX, Genesis
+from ledger.core.genesis import SLOT_TIMEOUT_MS_MAX, TIME_MS_MAX, Genesis
 from ledger.core.keys import AccountId, is_strict_point
 from ledger.core.receipt import Receipt
 from tests.core.ledger.ledger_forge import ALICE, BOB, WITNESSES, Forge
@@ -113,8 +114,11 @@ SAMPLES: dict[str, tuple[Callable[[bytes], Any], Any]] = {
     "voucher": (decode_voucher, Voucher(b"l" * 32, 5, b"s" * 64)),
     "header": (Header.decode, BLOCK.header),
     "block": (Block.decode, BLOCK.block),
-    "proposal": (Proposal.decode, sign_proposal(WITNESSES[1], FORGE.genesis, BLOCK.block)),
-    "vote": (Vote.decode, sign_vote(WITNESSES[0], FORGE.genesis, Kind.NOTAR, slot=1, block_hash=BLOCK_HASH)),
+    "proposal": (Proposal.decode, sign_proposal(WITNESSES[1], FORGE.genesis.committee, BLOCK.block)),
+    "vote": (
+        Vote.decode,
+        sign_vote(WITNESSES[0], FORGE.genesis.committee, Kind.NOTAR, slot=1, block_hash=BLOCK_HASH),
+    ),
     "certificate": (Certificate.decode, BLOCK.certificate),
     "final block": (FinalBlock.decode, BLOCK),
     "receipt": (Receipt.decode, FORGE.receipt(1)),

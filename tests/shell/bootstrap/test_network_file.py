@@ -77,9 +77,12 @@ def test_what_is_written_is_read_back(count: int, tmp_path: Path) -> None:
 
 
 def test_what_a_committee_tolerates_is_said() -> None:
-    assert "no fault tolerated" in fault_line(network(1).genesis)
-    assert "unless 3 of them are there" in fault_line(network(3).genesis)
-    assert fault_line(network(4).genesis) == "4 witnesses tolerate 1 that are away or lie; 3 must agree"
+    assert "no fault tolerated" in fault_line(network(1).genesis.committee)
+    assert "unless 3 of them are there" in fault_line(network(3).genesis.committee)
+    assert (
+        fault_line(network(4).genesis.committee)
+        == "4 witnesses tolerate 1 that are away or lie; 3 must agree"
+    )
 
 
 def altered(old: str, new: str) -> str:

@@ -64,11 +64,11 @@ def test_votes_are_kept_until_their_slot_is_final(tmp_path: Path) -> None:
     machine.submit(entry(ONE))
     with open_store(tmp_path / "a.db", ONE) as store:
         store.write(Batch(votes=tuple(machine.persisted)))
-        saved = store.load_saved()
+        saved = store.load_saved(ONE.committee)
         assert set(saved.votes) == {item.vote for item in machine.persisted}
         assert saved.proposals == tuple(machine.proposals() or [machine.persisted[0].proposal])
         store.write(Batch(blocks=tuple(machine.final)))
-        saved = store.load_saved()
+        saved = store.load_saved(ONE.committee)
         assert (saved.votes, saved.proposals) == ((), ())
         assert saved.final_certificate == machine.final[0].certificate
 
@@ -79,7 +79,7 @@ def test_a_lone_witness_that_crashed_after_its_votes_finalises_the_same_block(tm
     with open_store(tmp_path / "a.db", ONE) as store:
         store.write(Batch(votes=tuple(before.persisted)))  # and dies before the block is written
     with open_store(tmp_path / "a.db", ONE) as store:
-        after = Machine(ONE, 0, store.load_saved())
+        after = Machine(ONE, 0, store.load_saved(ONE.committee))
         after.submit(entry(ONE, amount=9))
         assert after.final[0].header == before.final[0].header
 
@@ -103,7 +103,7 @@ def test_a_batch_is_there_as_a_whole_or_not_at_all(
         store.write(Batch(votes=(PersistVote(first_vote, None),), blocks=blocks))
     monkeypatch.undo()
     assert store.height() == 0
-    assert store.load_saved().votes == ()
+    assert store.load_saved(ONE.committee).votes == ()
     store.write(Batch(blocks=blocks))
     assert store.height() == 2
     store.close()

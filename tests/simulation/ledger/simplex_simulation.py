@@ -362,7 +362,7 @@ class Liar:
             elif isinstance(message, Ask):
                 self.repeat(event.peer, message.slot)
         if (
-            self.simulation.genesis.leader(self.shadow.slot) == self.account
+            self.simulation.genesis.committee.leader(self.shadow.slot) == self.account
             and self.shadow.slot not in self.led
         ):
             self.lead(self.shadow.slot, now)
@@ -371,7 +371,9 @@ class Liar:
         for kind, name in ((Kind.NOTAR, block_hash), (Kind.FINAL, block_hash), (Kind.SKIP, NO_BLOCK)):
             if (kind, slot, name) not in self.told:
                 self.told.add((kind, slot, name))
-                vote = sign_vote(self.key, self.simulation.genesis, kind, slot=slot, block_hash=name)
+                vote = sign_vote(
+                    self.key, self.simulation.genesis.committee, kind, slot=slot, block_hash=name
+                )
                 whom = self.simulation.halves.get(block_hash, list(self.simulation.members))
                 self.tell(slot, whom, encode_message(vote))
 
@@ -386,7 +388,7 @@ class Liar:
         for number, half in enumerate(halves):
             waiting = self.shadow.pool.in_order()
             block: Block = self.shadow.chain.build(parent_hash, slot, now.wall_ms + number, waiting).block
-            proposal = sign_proposal(self.key, self.simulation.genesis, block)
+            proposal = sign_proposal(self.key, self.simulation.genesis.committee, block)
             block_hash = block.header.hash(self.simulation.genesis.network_id)
             liars = [a for a, member in self.simulation.members.items() if isinstance(member, Liar)]
             self.simulation.halves[block_hash] = [*half, *liars]
