@@ -59,7 +59,12 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "receipt": "Receipts of this node's entries.",
         "verify": "Check a receipt offline, with the network file alone.",
     },
-    "key": {"create": "Make this node's key; prints its peer id.", "show": "The peer id of this node."},
+    "key": {
+        "create": "Make this node's key; prints its peer id.",
+        "show": "The peer id of this node.",
+        "backup": "This node's key as 24 words, for paper.",
+        "restore": "Make the key again from its 24 words.",
+    },
     "config": {
         "show": "Every setting in force.",
         "check": "List every problem of the configuration.",
