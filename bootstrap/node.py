@@ -143,7 +143,7 @@ async def _serve(
             witness = Witness(key, archive, links, request, clock_ms)
             nursery.start_soon(links.run, witness.receive)
             nursery.start_soon(witness.run)
-            service = LedgerService(archive, witness.submit)
+            service = LedgerService(archive, witness.submit, witness.waiting)
         else:
             _log.warning(
                 "%s is no witness of %r: it serves a verified copy", peer_id(key.account), network.name

@@ -11,6 +11,7 @@ from ledger.core.encoding import WireError
 from ledger.core.entries import decode_entry
 from ledger.core.requests import (
     BLOCKS_BYTES_MAX,
+    WAITING_TOLD_MAX,
     AccountOf,
     BlocksFrom,
     Head,
@@ -26,7 +27,7 @@ from ledger.core.state import Reason
 from ledger.store import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ledger.archive import Archive
     from ledger.core.entries import Entry
@@ -43,13 +44,20 @@ POLLS_MAX: Final = 512
 
 
 class LedgerService:
-    """Serves one archive. With `submit`, a witness's door, entries are taken too; without it, reads only."""
+    """Serves one archive. With `submit`, a witness's door, entries are taken too; without it, reads only.
+
+    `waiting(account, count_max)` names the account's entries that wait behind that door.
+    """
 
     def __init__(
-        self, archive: Archive, submit: Callable[[Entry], Awaitable[Refusal | None]] | None = None
+        self,
+        archive: Archive,
+        submit: Callable[[Entry], Awaitable[Refusal | None]] | None = None,
+        waiting: Callable[[AccountId, int], Sequence[Entry]] | None = None,
     ) -> None:
         self._archive = archive
         self._submit = submit
+        self._waiting = waiting
         self._in_flight: Counter[AccountId] = Counter()
         self._polls: Counter[AccountId] = Counter()
 
@@ -80,9 +88,7 @@ class LedgerService:
             case BlocksFrom():
                 return await self._blocks(peer, request)
             case AccountOf(account):
-                found = self._archive.chain.state.account(account)
-                line = {"balance": found.balance, "limit": found.limit, "seq": found.seq}
-                return line | {"height": self._archive.chain.tip.height}
+                return self._account(account)
             case LockOf(lock_id):
                 return self._lock(lock_id)
             case ReceiptOf(entry_id):
@@ -124,6 +130,17 @@ class LedgerService:
 
     def _may_wait(self, peer: AccountId) -> bool:
         return self._polls[peer] < POLLS_PER_PEER_MAX and self._polls.total() < POLLS_MAX
+
+    def _account(self, account: AccountId) -> dict[str, Any]:
+        found = self._archive.chain.state.account(account)
+        waiting = () if self._waiting is None else self._waiting(account, WAITING_TOLD_MAX)
+        return {
+            "balance": found.balance,
+            "limit": found.limit,
+            "seq": found.seq,
+            "height": self._archive.chain.tip.height,
+            "waiting": [entry.encode() for entry in waiting],
+        }
 
     def _lock(self, lock_id: bytes) -> dict[str, Any]:
         lock = self._archive.chain.state.lock(lock_id)

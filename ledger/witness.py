@@ -150,6 +150,10 @@ class Witness:
         await submission.done.wait()
         return submission.refusal
 
+    def waiting(self, account: AccountId, count_max: int) -> tuple[Entry, ...]:
+        """Entries of `account` that wait here for a block, in order of sequence."""
+        return self._machine.pool.of(account, count_max)
+
     async def run(self) -> None:
         """Catch up with the other witnesses, then order entries until cancelled."""
         async with trio.open_nursery() as nursery:

@@ -67,6 +67,11 @@ class Mempool:
         waiting = self._accounts.get(entry.account)
         return waiting is not None and self._ids.get(waiting.get(entry.seq, b"")) == entry
 
+    def of(self, account: AccountId, count_max: int) -> tuple[Entry, ...]:
+        """What waits of one account, in order of sequence, at most `count_max` entries."""
+        waiting = self._accounts.get(account, {})
+        return tuple(self._ids[waiting[seq]] for seq in sorted(waiting)[:count_max])
+
     def in_order(self) -> Iterator[tuple[bytes, Entry]]:
         """Every waiting entry as (id, entry), oldest first."""
         yield from self._ids.items()

@@ -20,6 +20,7 @@ __all__ = [
     "BLOCKS_PER_ANSWER_MAX",
     "LEDGER",
     "REQUEST_BYTES_MAX",
+    "WAITING_TOLD_MAX",
     "WAIT_MS_MAX",
     "AccountOf",
     "BlocksFrom",
@@ -45,6 +46,8 @@ BLOCKS_BYTES_MAX: Final = 256 << 10
 """Blocks of one answer: about 1,200 entries, a tenth of a second of signature checks. One block may be larger."""
 ANSWER_BYTES_MAX: Final = max(BLOCKS_BYTES_MAX, FINAL_BLOCK_BYTES_MAX) + 4096
 WAIT_MS_MAX: Final = 25_000
+WAITING_TOLD_MAX: Final = 16
+"""Entries of one account that an `account` answer shows: a wallet has one at a time."""
 ITEMS_MAX: Final = 1024
 """Fields and list items of a message together: what the largest answer has, several times over."""
 _HEIGHT_MAX: Final = 1 << 62
@@ -82,7 +85,8 @@ class BlocksFrom:
 
 @dataclass(frozen=True, slots=True)
 class AccountOf:
-    """One account's line, as this node believes it. Answer: balance, limit, seq, height."""
+    """One account's line, as this node believes it. Answer: balance, limit, seq, height, and `waiting`: entries of
+    the account that wait for a block here, the first WAITING_TOLD_MAX of them as bytes, in order of sequence."""
 
     account: AccountId
 

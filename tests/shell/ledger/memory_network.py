@@ -94,7 +94,9 @@ class MemoryNetwork:
             archive = Archive(store, in_thread=self.in_thread)
             witness = Witness(me, archive, Links(), self.request, self.clock_ms)
             with trio.CancelScope() as scope:
-                self.nodes[me.account] = _Node(witness, LedgerService(archive, witness.submit), scope)
+                self.nodes[me.account] = _Node(
+                    witness, LedgerService(archive, witness.submit, witness.waiting), scope
+                )
                 task_status.started()
                 await witness.run()
 

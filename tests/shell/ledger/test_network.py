@@ -110,7 +110,7 @@ async def test_a_witness_whose_disk_is_full_stops_voting_says_so_and_comes_back(
             answer = decode_answer(await node.service.answer(POOR.account, encode_request(Head())))
             assert answer["height"] == 1, "reads go on"
             monkeypatch.setattr(store, "write", write)
-            await rich.run()
+            await rich.finish()
             assert rich.pending() == ()
             assert rich.follower.state.account(POOR.account).balance == 3
             assert node.witness.trouble == ""

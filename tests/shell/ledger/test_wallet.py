@@ -54,7 +54,7 @@ async def test_a_crash_after_sending_does_not_pay_twice(tmp_path: Path) -> None:
             wallet.store.mark_signed(entry, "pending")  # as if the outcome had not been written
         async with network.wallet(RICH, "rich") as wallet:
             with trio.fail_after(20):
-                await wallet.run()
+                await wallet.finish()
             assert wallet.pending() == ()
             assert wallet.follower.state.account(POOR.account).balance == 7
 
@@ -76,7 +76,7 @@ async def test_without_a_quorum_the_entry_stays_pending_and_is_final_later(tmp_p
         assert len(wallet.pending()) == 1
         await network.start(2)
         with trio.fail_after(30):
-            await wallet.run()
+            await wallet.finish()
         assert wallet.follower.state.account(POOR.account).balance == 1
 
 
