@@ -15,7 +15,7 @@ from ledger.core.entries import Transfer, decode_entry, sign_entry, verify_entry
 from ledger.core.genesis import Genesis
 from ledger.core.keys import SigningKey
 from ledger.core.merkle import Peaks
-from ledger.core.state import LedgerState, Refusal
+from ledger.core.state import LedgerState, Moment, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def main() -> None:
     """Print microseconds per entry for each step, and the share of the signature check in all."""
     keys = [SigningKey(number.to_bytes(32, "big")) for number in range(1, ACCOUNTS + 1)]
     genesis = Genesis("benchmark", 0, (keys[0].account,), tuple((k.account, 10**9) for k in keys))
-    network_id, leader = genesis.network_id, keys[0].account
+    network_id, at = genesis.network_id, Moment(1, TIME_MS, keys[0].account)
     encoded = []
     for number in range(ENTRIES):
         payer, payee = keys[number % ACCOUNTS], keys[(number + 1) % ACCOUNTS]
@@ -55,7 +55,7 @@ def main() -> None:
     def apply() -> None:
         state = LedgerState(genesis)
         for entry in entries:
-            assert not isinstance(state.apply(entry, TIME_MS, leader), Refusal)
+            assert not isinstance(state.apply(entry, at), Refusal)
 
     steps: dict[str, Callable[[], object]] = {
         "decode": lambda: [decode_entry(data) for data in encoded],

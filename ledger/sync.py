@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
     from ledger.core.receipt import Receipt
-    from ledger.core.state import LedgerState
+    from ledger.core.state import LedgerState, Moment
 
 __all__ = ["POLL_WAIT_MS", "Follower", "Request", "Untrustworthy", "pull_blocks"]
 
@@ -119,6 +119,10 @@ class Follower:
     def head(self) -> Tip:
         """The last final block known here."""
         return self.archive.chain.tip
+
+    def next_moment(self, wall_ms: int) -> Moment:
+        """Where an entry would stand in the next block, if that were built at `wall_ms`."""
+        return self.archive.chain.next_moment(wall_ms)
 
     def receipt(self, entry_id: bytes) -> Receipt | None:
         """The receipt of an entry that is final here."""

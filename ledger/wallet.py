@@ -315,7 +315,7 @@ class Wallet:
     def _judge(self, entry: Entry, refusals: Counter[Reason]) -> None:
         """Give up only if it is certain, or if more witnesses refuse than may lie and our own copy agrees."""
         now_ms = self._clock_ms()
-        own = self.follower.state.check(entry, now_ms)
+        own = self.follower.state.check(entry, self.follower.next_moment(now_ms))
         if own is not None and own.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
             raise EntryRefused(own.reason, f"another entry used this sequence number: {own.detail}")
         for reason, count in refusals.items():
@@ -326,7 +326,7 @@ class Wallet:
 
     def _refuse_early(self, entry: Entry) -> None:
         """What our own verified copy refuses need not be signed for, sent or waited for."""
-        refusal = self.follower.state.check(entry, self._clock_ms())
+        refusal = self.follower.state.check(entry, self.follower.next_moment(self._clock_ms()))
         if refusal is not None:
             raise EntryRefused(refusal.reason, refusal.detail)
 

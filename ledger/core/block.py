@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
-from ledger.core.entries import ENTRY_BYTES_MAX, Entry, take_entry
+from ledger.core.entries import Entry, take_entry
 from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import SIGNATURE_BYTES, SigningKey, verify
 from ledger.core.votes import (
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK_BYTES_MAX",
+    "BLOCK_ENTRIES_BYTES_MAX",
     "BLOCK_ENTRIES_MAX",
     "FINAL_BLOCK_BYTES_MAX",
     "HEADER_BYTES",
@@ -55,7 +56,9 @@ NO_ROOT: Final = bytes(32)
 # version, epoch, slot, height, parent_slot, parent_hash, time_ms, tree_size, log_root, state_root, count
 _HEADER = struct.Struct(">BIQQQ32sQQ32s32sI")
 HEADER_BYTES: Final = _HEADER.size
-BLOCK_BYTES_MAX: Final = HEADER_BYTES + BLOCK_ENTRIES_MAX * ENTRY_BYTES_MAX
+BLOCK_ENTRIES_BYTES_MAX: Final = 244_000
+"""Of all entries of a block together: as much as 1,000 LOCKs. Longer, rarer entries make a block of fewer."""
+BLOCK_BYTES_MAX: Final = HEADER_BYTES + BLOCK_ENTRIES_BYTES_MAX
 FINAL_BLOCK_BYTES_MAX: Final = BLOCK_BYTES_MAX + CERTIFICATE_BYTES_MAX
 
 
@@ -129,8 +132,7 @@ class Block:
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        if len(self.entries) != self.header.count:
-            raise WireError(f"block: {len(self.entries)} entries, the header counts {self.header.count}")
+        _check_entries(self.header, self.entries, "block")
 
     def encode(self) -> bytes:
         """Header, then each entry; the entries' type bytes give their lengths."""
@@ -154,8 +156,9 @@ class Proposal:
     signature: bytes
 
     def __post_init__(self) -> None:
-        if len(self.entries) != self.header.count or len(self.signature) != SIGNATURE_BYTES:
-            raise WireError("proposal: the header counts other entries, or the signature has not 64 bytes")
+        _check_entries(self.header, self.entries, "proposal")
+        if len(self.signature) != SIGNATURE_BYTES:
+            raise WireError("proposal: the signature has not 64 bytes")
 
     @property
     def block(self) -> Block:
@@ -201,10 +204,7 @@ class FinalBlock:
     certificate: Certificate
 
     def __post_init__(self) -> None:
-        if len(self.entries) != self.header.count:
-            raise WireError(
-                f"final block: {len(self.entries)} entries, the header counts {self.header.count}"
-            )
+        _check_entries(self.header, self.entries, "final block")
         if self.certificate.kind not in {Kind.NOTAR, Kind.FINAL}:
             raise WireError("final block: its certificate is neither notarised nor final")
         if (self.certificate.epoch, self.certificate.slot) != (self.header.epoch, self.header.slot):
@@ -244,5 +244,14 @@ def _take_block(data: bytes) -> tuple[Block, int]:
     entries, at = [], HEADER_BYTES
     for _ in range(header.count):
         entry, at = take_entry(data, at)
+        if at > BLOCK_BYTES_MAX:
+            raise WireError(f"block: its entries have more than {BLOCK_ENTRIES_BYTES_MAX} bytes")
         entries.append(entry)
     return Block(header, tuple(entries)), at
+
+
+def _check_entries(header: Header, entries: tuple[Entry, ...], what: str) -> None:
+    if len(entries) != header.count:
+        raise WireError(f"{what}: {len(entries)} entries, the header counts {header.count}")
+    if sum([len(entry.encoded) for entry in entries]) > BLOCK_ENTRIES_BYTES_MAX:
+        raise WireError(f"{what}: its entries have more than {BLOCK_ENTRIES_BYTES_MAX} bytes")

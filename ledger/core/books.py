@@ -126,8 +126,10 @@ class Books:
                 who, action.payee, action.amount, action.expiry_ms, action.terms_hash
             )
             self._post(who, b"L" + entry_id, action.amount)
-        else:
+        elif isinstance(action, Claim | Expire):
             self._close(who, action, time_ms)
+        else:
+            raise BrokenRuleError(AuditRule.ENCODING, f"{action.TYPE.name} entries are not in use yet")
 
     def _close(self, who: AccountId, action: Claim | Expire, time_ms: int) -> None:
         lock = self.locks.get(action.lock_id)

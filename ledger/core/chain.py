@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.block import (
+    BLOCK_ENTRIES_BYTES_MAX,
     BLOCK_ENTRIES_MAX,
     NO_BLOCK,
     NO_ROOT,
@@ -21,7 +22,7 @@ from ledger.core.block import (
 )
 from ledger.core.entries import verify_entry
 from ledger.core.merkle import MerkleLog
-from ledger.core.state import LedgerState, Refusal
+from ledger.core.state import LedgerState, Moment, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,6 +98,10 @@ class Chain:
         """The executed block of that hash, if it is above the final one."""
         return self._candidates.get(block_hash)
 
+    def next_moment(self, wall_ms: int) -> Moment:
+        """Where an entry would stand if the next slot's block were built on the final one at `wall_ms`."""
+        return self._moment(self.tip, self.tip.slot + 1, wall_ms)
+
     def execute(self, block: Block, *, is_verified: Callable[[Entry], bool] | None = None) -> str | None:
         """Judge `block` by every rule; None makes it a candidate, a text says which rule it breaks.
 
@@ -112,12 +117,12 @@ class Chain:
         if len(self._candidates) >= CANDIDATES_MAX:
             return "too many blocks wait for finality"
         state = parent_state.branch()
-        leader = self.committee.leader(header.slot)
+        at = Moment(header.height, header.time_ms, self.committee.leader(header.slot), header.epoch)
         for position, entry in enumerate(block.entries):
             trusted = is_verified is not None and is_verified(entry)
-            if not trusted and not verify_entry(entry, network_id):
+            if not trusted and not verify_entry(entry, network_id, state.signer(entry)):
                 return f"entry {position} has a wrong signature"
-            outcome = state.apply(entry, header.time_ms, leader)
+            outcome = state.apply(entry, at)
             if isinstance(outcome, Refusal):
                 return f"entry {position} is refused: {outcome.reason}: {outcome.detail}"
         peaks = parent_peaks.extend(entry.encode() for entry in block.entries)
@@ -138,13 +143,15 @@ class Chain:
         """The block of those `waiting` entries that apply after `parent_hash`, in their order; it is not kept yet."""
         state, peaks, parent = self._parent(parent_hash)
         state = state.branch()
-        time_ms, leader = max(parent.time_ms, wall_ms), self.committee.leader(slot)
+        at = self._moment(parent, slot, wall_ms)
         chosen: list[Entry] = []
+        bytes_left = BLOCK_ENTRIES_BYTES_MAX
         for _, entry in waiting:
-            if len(chosen) >= BLOCK_ENTRIES_MAX:
+            if len(chosen) >= BLOCK_ENTRIES_MAX or len(entry.encoded) > bytes_left:
                 break
-            if not isinstance(state.apply(entry, time_ms, leader), Refusal):
+            if not isinstance(state.apply(entry, at), Refusal):
                 chosen.append(entry)
+                bytes_left -= len(entry.encoded)
         peaks = peaks.extend(entry.encode() for entry in chosen)
         header = Header(
             epoch=self.committee.epoch,
@@ -152,7 +159,7 @@ class Chain:
             height=parent.height + 1,
             parent_slot=parent.slot,
             parent_hash=parent_hash,
-            time_ms=time_ms,
+            time_ms=at.time_ms,
             tree_size=peaks.size,
             log_root=peaks.root(),
             state_root=_state_root(state, parent.height + 1),
@@ -228,6 +235,10 @@ class Chain:
 
     def _tip_of(self, header: Header) -> Tip:
         return Tip(header.slot, header.height, header.hash(self.genesis.network_id), header.time_ms)
+
+    def _moment(self, parent: Tip, slot: int, wall_ms: int) -> Moment:
+        leader, epoch = self.committee.leader(slot), self.committee.epoch
+        return Moment(parent.height + 1, max(parent.time_ms, wall_ms), leader, epoch)
 
     def _parent(self, parent_hash: bytes) -> tuple[LedgerState, Peaks, Tip]:
         if parent_hash == self.tip.block_hash:

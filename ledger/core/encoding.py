@@ -53,6 +53,9 @@ class Kind(IntEnum):
     TERMS = 8
     RECEIPT = 9
     HELLO = 10
+    DECREE = 11
+    VERDICT = 12
+    REKEY = 13
 
 
 _PREFIXES: Final = {kind: _DOMAIN + bytes((kind,)) for kind in Kind}

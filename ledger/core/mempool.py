@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from ledger.core.encoding import NetworkId
     from ledger.core.entries import Entry
-    from ledger.core.keys import AccountId
-    from ledger.core.state import LedgerState
+    from ledger.core.state import LedgerState, Moment
 
 __all__ = ["ENTRIES_MAX", "ENTRIES_PER_ACCOUNT_MAX", "Dropped", "Mempool"]
 
@@ -37,13 +36,13 @@ class Dropped:
 class Mempool:
     """The waiting entries of one witness, their signatures checked."""
 
-    __slots__ = ("_accounts", "_entries_max", "_ids", "_network_id")
+    __slots__ = ("_entries_max", "_ids", "_lanes", "_network_id")
 
     def __init__(self, network_id: NetworkId, entries_max: int = ENTRIES_MAX) -> None:
         self._network_id = network_id
         self._entries_max = entries_max
         self._ids: dict[bytes, Entry] = {}
-        self._accounts: dict[AccountId, dict[int, bytes]] = {}
+        self._lanes: dict[bytes, dict[int, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -51,20 +50,20 @@ class Mempool:
     def __contains__(self, entry_id: bytes) -> bool:
         return entry_id in self._ids
 
-    def offer(self, entry: Entry, state: LedgerState, time_ms: int) -> tuple[bytes, Refusal | None]:
+    def offer(self, entry: Entry, state: LedgerState, at: Moment) -> tuple[bytes, Refusal | None]:
         """Take `entry` in, or say why not; its id either way. An entry that waits already is taken as it is."""
         entry_id = entry.entry_id(self._network_id)
         if entry_id in self._ids:
             return entry_id, None
-        refusal = self._refuse(entry, state, time_ms)
+        refusal = self._refuse(entry, state, at)
         if refusal is None:
             self._ids[entry_id] = entry
-            self._accounts.setdefault(entry.account, {})[entry.seq] = entry_id
+            self._lanes.setdefault(entry.lane, {})[entry.seq] = entry_id
         return entry_id, refusal
 
     def vouches(self, entry: Entry) -> bool:
         """Whether this very entry, signature included, waits here: then its signature was checked."""
-        waiting = self._accounts.get(entry.account)
+        waiting = self._lanes.get(entry.lane)
         return waiting is not None and self._ids.get(waiting.get(entry.seq, b"")) == entry
 
     def of(self, account: AccountId, count_max: int) -> tuple[Entry, ...]:
@@ -79,25 +78,25 @@ class Mempool:
     def settle(self, entries: tuple[Entry, ...]) -> None:
         """A block with `entries` is final: whatever used one of their sequence numbers waits no longer."""
         for entry in entries:
-            entry_id = self._accounts.get(entry.account, {}).get(entry.seq)
+            entry_id = self._lanes.get(entry.lane, {}).get(entry.seq)
             if entry_id is not None:
                 self._remove(entry_id)
 
-    def sweep(self, state: LedgerState, time_ms: int) -> list[Dropped]:
+    def sweep(self, state: LedgerState, at: Moment) -> list[Dropped]:
         """Drop what the finalised `state` refuses now, and what waited behind it."""
         dropped: list[Dropped] = []
-        for waiting in list(self._accounts.values()):
+        for waiting in list(self._lanes.values()):
             for seq in sorted(waiting):
                 entry_id = waiting[seq]
-                refusal = state.check(self._ids[entry_id], time_ms)
+                refusal = state.check(self._ids[entry_id], at)
                 if refusal is None:
                     break
                 self._remove(entry_id)
                 dropped.append(Dropped(entry_id, refusal))
         return dropped
 
-    def _refuse(self, entry: Entry, state: LedgerState, time_ms: int) -> Refusal | None:
-        waiting = self._accounts.get(entry.account, {})
+    def _refuse(self, entry: Entry, state: LedgerState, at: Moment) -> Refusal | None:
+        waiting = self._lanes.get(entry.lane, {})
         rival = waiting.get(entry.seq)
         if rival is not None:
             return Refusal(
@@ -108,14 +107,14 @@ class Mempool:
         if len(self._ids) >= self._entries_max:
             return Refusal(Reason.BUSY, f"{len(self._ids)} entries wait already")
         # The state is asked first: it is cheaper than a signature, and refuses whoever has no credit.
-        refusal = None if entry.seq - 1 in waiting else state.check(entry, time_ms)
-        if refusal is None and not verify_entry(entry, self._network_id):
+        refusal = None if entry.seq - 1 in waiting else state.check(entry, at)
+        if refusal is None and not verify_entry(entry, self._network_id, state.signer(entry)):
             refusal = Refusal(Reason.BAD_SIGNATURE, "the account did not sign this entry on this network")
         return refusal
 
     def _remove(self, entry_id: bytes) -> None:
         entry = self._ids.pop(entry_id)
-        waiting = self._accounts[entry.account]
+        waiting = self._lanes[entry.lane]
         del waiting[entry.seq]
         if not waiting:
-            del self._accounts[entry.account]
+            del self._lanes[entry.lane]

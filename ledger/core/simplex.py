@@ -196,9 +196,9 @@ class Simplex:
         self.proposals.keep(proposal)
 
     def _submit(self, entry: Entry) -> None:
-        entry_id, refusal = self.pool.offer(entry, self.chain.state, self._now.wall_ms)
-        self._actions.append(Judged(entry_id, refusal))
-        self._may_build = self._may_build or refusal is None
+        at = self.chain.next_moment(self._now.wall_ms)
+        self._actions.append(judged := Judged(*self.pool.offer(entry, self.chain.state, at)))
+        self._may_build = self._may_build or judged.refusal is None
 
     def _catch_up(self, blocks: tuple[FinalBlock, ...]) -> None:
         for block in blocks:
@@ -361,7 +361,7 @@ class Simplex:
     def _tick(self) -> None:
         self._may_build = True
         if self._timers.slot_is_over(self._now.s):
-            for dropped in self.pool.sweep(self.chain.state, self._now.wall_ms):
+            for dropped in self.pool.sweep(self.chain.state, self.chain.next_moment(self._now.wall_ms)):
                 self._actions.append(Judged(dropped.entry_id, dropped.refusal))
             voted_final = (Kind.FINAL, self.slot) in self._own
             if self._is_waiting() and not voted_final and self._may_vote(Kind.SKIP, self.slot):

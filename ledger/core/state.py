@@ -28,6 +28,7 @@ from ledger.core.snapshot import encode_snapshot, state_root
 if TYPE_CHECKING:
     from ledger.core.genesis import Genesis
     from ledger.core.keys import AccountId
+    from ledger.core.params import Params
 
 __all__ = [
     "CLOSED_LOCKS_KEPT",
@@ -39,6 +40,7 @@ __all__ = [
     "LedgerState",
     "LockState",
     "LockStatus",
+    "Moment",
     "Reason",
     "Refusal",
     "Totals",
@@ -70,8 +72,19 @@ class Reason(StrEnum):
     BAD_VOUCHER = "bad_voucher"
     BAD_SIGNATURE = "bad_signature"
     """For callers of `verify_entry`: the state itself does not check the signatures of entries."""
+    NOT_IN_USE = "not_in_use"
     BUSY = "busy"
     """For queues in front of the state: nothing is wrong with the entry, there is no room now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The block that an entry is part of, or would be: its height, its time and epoch, and who leads its slot."""
+
+    height: int
+    time_ms: int
+    leader: AccountId
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +129,17 @@ class LedgerState:
         accounts = {account: Account(limit=limit) for account, limit in genesis.limits}
         self._holdings = Holdings((Layer(accounts=accounts),)) if holdings is None else holdings
 
-    def check(self, entry: Entry, block_time_ms: int) -> Refusal | None:
-        """Why `entry` cannot be applied in a block of this time; None if it can. Changes nothing."""
-        plan = self._plan(entry, block_time_ms)
+    def check(self, entry: Entry, at: Moment) -> Refusal | None:
+        """Why `entry` cannot be applied in a block of this moment; None if it can. Changes nothing."""
+        plan = self._plan(entry, at.time_ms)
         return plan if isinstance(plan, Refusal) else None
 
-    def apply(self, entry: Entry, block_time_ms: int, leader: AccountId) -> Effect | Refusal:
-        """Apply `entry` as part of a block of this time and leader, who earns its fee; or refuse and move nothing.
+    def apply(self, entry: Entry, at: Moment) -> Effect | Refusal:
+        """Apply `entry` as part of a block of this moment, whose leader earns its fee; or refuse and move nothing.
 
-        The caller has checked the entry's signature (`verify_entry`).
+        The caller has checked that `signer(entry)` signed the entry (`verify_entry`).
         """
-        plan = self._plan(entry, block_time_ms)
+        plan = self._plan(entry, at.time_ms)
         if isinstance(plan, Refusal):
             return plan
         # From here on nothing may fail: every check is behind us.
@@ -139,12 +152,25 @@ class LedgerState:
             holdings.credit(*plan.other)
             moves.append(plan.other)
         if entry.fee:
-            holdings.credit(leader, entry.fee)
-            moves.append((leader, entry.fee))
+            holdings.credit(at.leader, entry.fee)
+            moves.append((at.leader, entry.fee))
         if plan.lock is not None:
             holdings.put_lock(plan.lock)
         holdings.check_sums()
         return Effect(plan.entry_id, tuple(moves), plan.lock)
+
+    def signer(self, entry: Entry) -> AccountId:
+        """The key that must have signed `entry`, as things stand."""
+        return self.key_of(entry.account)
+
+    def key_of(self, account_id: AccountId) -> AccountId:
+        """The account's current key: its first one, which is its name, until a REKEY."""
+        return account_id
+
+    @property
+    def params(self) -> Params:
+        """The parameters as they stand."""
+        return self.genesis.params
 
     def account(self, account_id: AccountId) -> Account:
         """The account's line; an account that never appeared has zeros."""
@@ -210,8 +236,10 @@ class LedgerState:
             plan = _plan_lock(entry, account, entry_id, action, time_ms)
         elif isinstance(action, Claim):
             plan = self._plan_claim(entry, account, entry_id, action, time_ms)
-        else:
+        elif isinstance(action, Expire):
             plan = self._plan_expire(entry, account, entry_id, action, time_ms)
+        else:
+            return Refusal(Reason.NOT_IN_USE, f"{action.TYPE.name} entries are not in use yet")
         if isinstance(plan, _Plan) and account.balance + plan.own < -account.limit:
             return Refusal(
                 Reason.INSUFFICIENT,

@@ -7,10 +7,23 @@ block, in order.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.core.entries import Claim, Expire, Lock, Transfer
+from ledger.core.entries import (
+    NO_KEY,
+    Claim,
+    Dispute,
+    Expire,
+    Limit,
+    Lock,
+    Param,
+    Rekey,
+    Release,
+    Rotate,
+    Transfer,
+    Verdict,
+)
 from ledger.core.keys import AccountId, peer_id
 
 if TYPE_CHECKING:
@@ -116,5 +129,28 @@ def action_fields(entry: Entry) -> dict[str, Any]:
             return {"payee": peer_id(payee), "amount": amount, "expiry_ms": expiry_ms, "terms_hash": terms}
         case Claim(lock_id, cumulative):
             return {"lock_id": lock_id.hex(), "cumulative": cumulative}
-        case Expire(lock_id):
+        case Expire(lock_id) | Release(lock_id):
             return {"lock_id": lock_id.hex()}
+        case Dispute(lock_id, evidence_hash):
+            return {"lock_id": lock_id.hex(), "evidence_hash": evidence_hash.hex()}
+        case _:
+            return _rare_fields(entry.action)
+
+
+def _rare_fields(action: Verdict | Limit | Rekey | Rotate | Param) -> dict[str, Any]:
+    match action:
+        case Verdict(lock_id, payee_amount, arbiters):
+            return {
+                "lock_id": lock_id.hex(),
+                "payee_amount": payee_amount,
+                "arbiters": [peer_id(account) for account in arbiters],
+            }
+        case Limit(beneficiary, delta, decree):
+            return {"beneficiary": peer_id(beneficiary), "delta": delta, "decree": decree}
+        case Rekey(new_key, recovery):
+            backup = None if recovery == NO_KEY else peer_id(recovery)
+            return {"new_key": peer_id(new_key), "recovery": backup}
+        case Rotate(decree, witnesses):
+            return {"decree": decree, "witnesses": [peer_id(account) for account in witnesses]}
+        case Param(decree, from_height, params):
+            return {"decree": decree, "from_height": from_height, **asdict(params)}

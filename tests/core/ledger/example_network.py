@@ -9,7 +9,7 @@ from ledger.core.genesis import Genesis
 from ledger.core.keys import SigningKey, peer_id
 from ledger.core.merkle import MerkleLog, leaf_hash
 from ledger.core.receipt import receipt_for
-from ledger.core.state import LedgerState
+from ledger.core.state import LedgerState, Moment
 from ledger.core.votes import sign_vote
 
 WITNESS, ALICE, BOB = (SigningKey(bytes((number,)) * 32) for number in (0x01, 0x0A, 0x0B))
@@ -49,7 +49,7 @@ def examples() -> dict[str, str]:
     log = MerkleLog(entry.encode() for entry in entries)
     state = LedgerState(genesis)
     for entry in entries:
-        state.apply(entry, CREATED_MS + 1000, WITNESS.account)
+        state.apply(entry, Moment(1, CREATED_MS + 1000, WITNESS.account))
     header = Header(0, 1, 1, 0, NO_BLOCK, CREATED_MS + 1000, log.size, log.root(), NO_ROOT, len(entries))
     block_hash = header.hash(network_id)
     final = sign_vote(WITNESS, genesis.committee, Kind.FINAL, slot=1, block_hash=block_hash)

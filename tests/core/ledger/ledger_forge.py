@@ -12,7 +12,7 @@ from ledger.core.genesis import Genesis
 from ledger.core.keys import SigningKey
 from ledger.core.merkle import MerkleLog
 from ledger.core.receipt import Receipt, receipt_for
-from ledger.core.state import LedgerState
+from ledger.core.state import LedgerState, Moment
 from ledger.core.votes import sign_vote
 
 if TYPE_CHECKING:
@@ -68,6 +68,16 @@ class Forge:
             signer, self.genesis.network_id, seq=seq, not_after_ms=not_after_ms, fee=fee, action=action
         )
 
+    def moment(self, time_ms: int, slot: int = 1, **changes: Any) -> Moment:
+        """The next block of this forge, in `slot`, at `time_ms`."""
+        fields = {
+            "height": len(self.blocks) + 1,
+            "time_ms": time_ms,
+            "leader": self.genesis.committee.leader(slot),
+            "epoch": 0,
+        }
+        return Moment(**(fields | changes))
+
     def claim(self, payer: SigningKey, lock_id: bytes, cumulative: int) -> Claim:
         voucher = sign_voucher(payer, self.genesis.network_id, lock_id, cumulative)
         return Claim(lock_id, cumulative, voucher.signature)
@@ -93,7 +103,7 @@ class Forge:
         slot = changes.get("slot", last.slot + 1 if last else 1)
         for entry in chosen:
             self.log.append(entry.encode())
-            self.state.apply(entry, self.time_ms, self.genesis.committee.leader(slot))
+            self.state.apply(entry, self.moment(self.time_ms, slot))
         height = last.height + 1 if last else 1
         fields: dict[str, Any] = {
             "epoch": 0,

@@ -407,7 +407,7 @@ def long_chain(root: Callable[[Forge], bytes]) -> Forge:
 def fee_to_the_wrong_account(forge: Forge) -> bytes:
     wrong = state.LedgerState(forge.genesis)
     for entry in forge.blocks[0].entries:
-        wrong.apply(entry, forge.blocks[0].header.time_ms, CAROL.account)
+        wrong.apply(entry, state.Moment(1, forge.blocks[0].header.time_ms, CAROL.account))
     return wrong.root()
 
 

@@ -9,6 +9,7 @@ from ledger.core.committee import WITNESSES_MAX
 from ledger.core.encoding import WireError, digest
 from ledger.core.genesis import (
     GENESIS_BYTES_MAX,
+    GOVERNORS_MAX,
     LIMITS_MAX,
     NAME_BYTES_MAX,
     SLOT_TIMEOUT_MS_MAX,
@@ -16,6 +17,7 @@ from ledger.core.genesis import (
     Genesis,
 )
 from ledger.core.keys import AccountId
+from ledger.core.params import Params
 from tests.core.ledger.ledger_forge import ALICE, BOB, WITNESSES, genesis
 
 
@@ -25,7 +27,8 @@ def strict_accounts(count: int) -> tuple[AccountId, ...]:
 
 
 def test_round_trip_and_network_id() -> None:
-    record = genesis(4, fee_min=7, slot_timeout_ms=250)
+    record = genesis(4, fee_min=7, slot_timeout_ms=250, dispute_fee=9)
+    assert record.params == Params(1, 7, 9, 250)
     assert Genesis.decode(record.encode()) == record
     assert record.network_id == digest(b"millrace/1 genesis\0", record.encode())
 
@@ -43,6 +46,8 @@ def test_limits_are_sorted_so_that_one_network_has_one_id() -> None:
         {"created_ms": 1},
         {"slot_timeout_ms": 2},
         {"fee_min": 1},
+        {"dispute_fee": 1},
+        {"governors": (ALICE.account,), "governors_needed": 1},
         {"limits": ()},
         {"witnesses": tuple(w.account for w in WITNESSES[3::-1])},
     ],
@@ -82,6 +87,14 @@ WEAK = AccountId(bytes((1, *bytes(31))))
         {"slot_timeout_ms": SLOT_TIMEOUT_MS_MAX + 1},
         {"fee_min": -1},
         {"fee_min": AMOUNT_MAX + 1},
+        {"dispute_fee": -1},
+        {"dispute_fee": AMOUNT_MAX + 1},
+        {"governors": (ALICE.account,), "governors_needed": 0},
+        {"governors": (ALICE.account,), "governors_needed": 2},
+        {"governors": (), "governors_needed": 1},
+        {"governors": (ALICE.account, ALICE.account), "governors_needed": 1},
+        {"governors": (WEAK,), "governors_needed": 1},
+        {"governors": strict_accounts(GOVERNORS_MAX + 1), "governors_needed": 1},
         {"witnesses": ()},
         {"witnesses": strict_accounts(WITNESSES_MAX + 1)},
         {"witnesses": (ALICE.account, ALICE.account)},
@@ -106,6 +119,8 @@ def test_the_largest_record_is_as_large_as_the_limit_says() -> None:
         name="x" * NAME_BYTES_MAX,
         witnesses=accounts[:WITNESSES_MAX],
         limits=tuple((account, 1) for account in accounts),
+        governors=accounts[:GOVERNORS_MAX],
+        governors_needed=GOVERNORS_MAX,
     )
     assert len(record.encode()) == GENESIS_BYTES_MAX
     assert Genesis.decode(record.encode()) == record
@@ -113,11 +128,26 @@ def test_the_largest_record_is_as_large_as_the_limit_says() -> None:
 
 def test_only_the_canonical_bytes_decode() -> None:
     encoded = genesis().encode()
-    for broken in (b"", encoded[:-1], encoded + b"\0", b"\2" + encoded[1:]):
+    for broken in (b"", encoded[:-1], encoded + b"\0", b"\3" + encoded[1:]):
         with pytest.raises(WireError):
             Genesis.decode(broken)
-    swapped = encoded[:-80] + encoded[-40:] + encoded[-80:-40]
+    swapped = encoded[:-82] + encoded[-42:-2] + encoded[-82:-42] + encoded[-2:]
     with pytest.raises(WireError, match="sorted"):
         Genesis.decode(swapped)
     with pytest.raises(WireError, match="witnesses"):
         Genesis.decode(encoded.replace(b"\0\4", b"\1\0", 1))
+    with pytest.raises(WireError, match="before networks had governors"):
+        Genesis.decode(b"\1" + encoded[1:])
+
+
+def test_governors_are_sorted_and_counted() -> None:
+    governors = tuple(sorted((ALICE.account, BOB.account)))
+    record = genesis(governors=governors[::-1], governors_needed=2)
+    assert record.governors == governors
+    encoded = record.encode()
+    assert encoded.endswith(bytes((2, 2)) + b"".join(governors))
+    assert Genesis.decode(encoded) == record
+    with pytest.raises(WireError, match="governors are not sorted"):
+        Genesis.decode(encoded[:-64] + governors[1] + governors[0])
+    with pytest.raises(WireError, match="17"):
+        Genesis.decode(encoded[:-65] + bytes((17,)) + bytes(17 * 32))

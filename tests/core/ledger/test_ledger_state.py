@@ -16,6 +16,7 @@ from ledger.core.state import (
     InvariantError,
     LedgerState,
     LockStatus,
+    Moment,
     Reason,
     Refusal,
 )
@@ -36,11 +37,15 @@ EXPIRY_MS = NOW_MS + 5_000
 LEADER = WITNESSES[1].account
 
 
+def at(time_ms: int) -> Moment:
+    return Moment(1, time_ms, LEADER)
+
+
 class Ledger(Forge):
     """A forge whose entries are applied one by one."""
 
     def do(self, entry: Entry, at_ms: int = NOW_MS) -> Effect:
-        effect = self.state.apply(entry, at_ms, LEADER)
+        effect = self.state.apply(entry, at(at_ms))
         assert isinstance(effect, Effect), effect
         assert not self.state.totals().balance + self.state.totals().locked
         self.state.assert_invariants()
@@ -48,8 +53,8 @@ class Ledger(Forge):
 
     def refused(self, entry: Entry, reason: Reason, at_ms: int = NOW_MS) -> None:
         before = self.state.snapshot()
-        checked = self.state.check(entry, at_ms)
-        refusal = self.state.apply(entry, at_ms, LEADER)
+        checked = self.state.check(entry, at(at_ms))
+        refusal = self.state.apply(entry, at(at_ms))
         assert isinstance(refusal, Refusal)
         assert refusal == checked
         assert refusal.reason is reason
@@ -164,7 +169,7 @@ def test_claim_and_expire_never_overlap_in_time(ledger: Ledger) -> None:
     claim = ledger.sign(CAROL, ledger.claim(ALICE, lock_id, 1))
     expire = ledger.sign(BOB, Expire(lock_id))
     ledger.refused(expire, Reason.LOCK_NOT_EXPIRED, EXPIRY_MS - 1)
-    assert ledger.state.check(claim, EXPIRY_MS - 1) is None
+    assert ledger.state.check(claim, at(EXPIRY_MS - 1)) is None
     ledger.refused(claim, Reason.LOCK_EXPIRED, EXPIRY_MS)
     ledger.do(expire, EXPIRY_MS)
     assert ledger.balance(ALICE) == 0
@@ -238,10 +243,10 @@ def test_a_branch_changes_nothing_until_it_is_adopted(ledger: Ledger) -> None:
     lock_id = ledger.open_lock(500)
     before = ledger.state.snapshot()
     branch = ledger.state.branch()
-    assert isinstance(branch.apply(ledger.sign(ALICE, Transfer(BOB.account, 9)), NOW_MS, LEADER), Effect)
+    assert isinstance(branch.apply(ledger.sign(ALICE, Transfer(BOB.account, 9)), at(NOW_MS)), Effect)
     above = branch.branch()
     claim = ledger.sign(CAROL, ledger.claim(ALICE, lock_id, 5), fee=1)
-    assert isinstance(above.apply(claim, NOW_MS, LEADER), Effect)
+    assert isinstance(above.apply(claim, at(NOW_MS)), Effect)
     after = above.snapshot()
     assert ledger.state.snapshot() == before
     for state in (ledger.state, branch, above):
@@ -273,9 +278,9 @@ def test_a_branch_remembers_a_closed_lock_that_lies_open_below(
     monkeypatch.setattr(holdings_module, "CLOSED_LOCKS_KEPT", 0)
     lock_id = ledger.open_lock()
     branch = ledger.state.branch()
-    assert isinstance(branch.apply(ledger.sign(CAROL, Claim(lock_id, 0)), NOW_MS, LEADER), Effect)
+    assert isinstance(branch.apply(ledger.sign(CAROL, Claim(lock_id, 0)), at(NOW_MS)), Effect)
     again = ledger.sign(CAROL, Claim(lock_id, 0))
-    refusal = branch.check(again, NOW_MS)
+    refusal = branch.check(again, at(NOW_MS))
     assert refusal is not None
     assert refusal.reason is Reason.LOCK_CLOSED
     ledger.state.adopt(branch)
@@ -354,7 +359,7 @@ def test_two_wallets_with_one_key_spend_once(ledger: Ledger) -> None:
 
 def test_refusals_say_what_would_be_right(ledger: Ledger) -> None:
     def detail(entry: Entry) -> str:
-        refusal = ledger.state.check(entry, NOW_MS)
+        refusal = ledger.state.check(entry, at(NOW_MS))
         assert refusal is not None
         return refusal.detail
 

@@ -93,7 +93,7 @@ def test_a_later_final_block_covers_an_entry_below_a_notarised_one() -> None:
 
 
 def test_bounds() -> None:
-    assert RECEIPT_BYTES_MAX == 244 + 8 + 1 + 64 * 32 + 145 + (53 + 64 * 64)
+    assert RECEIPT_BYTES_MAX == 3204 + 8 + 1 + 64 * 32 + 145 + (53 + 64 * 64)
     good = FORGE.receipt(3)
     longest = replace(good, path=(bytes(32),) * 64, index=(1 << 63) - 1)
     assert Receipt.decode(longest.encode()) == longest

@@ -13,11 +13,12 @@ from ledger.core.chain import BadBlock, Chain, ForkError
 from ledger.core.encoding import Kind
 from ledger.core.entries import Transfer, sign_entry
 from ledger.core.mempool import Mempool
-from ledger.core.state import LedgerState, Reason
+from ledger.core.state import LedgerState, Moment, Reason
 from ledger.core.timers import REPEAT_S, Timers
 from tests.core.ledger_ordering.machines import PAYEE, PAYER, WALL_MS, Machine, entry, genesis, vote
 
 FOUR = genesis(4)
+AT = Moment(1, WALL_MS, FOUR.witnesses[1])
 
 
 def test_a_pool_takes_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,13 +26,13 @@ def test_a_pool_takes_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> No
     state = LedgerState(FOUR)
     pool = Mempool(FOUR.network_id)
     for seq in (1, 2, 3):
-        assert pool.offer(entry(FOUR, seq=seq), state, WALL_MS)[1] is None
-    refusal = pool.offer(entry(FOUR, seq=4), state, WALL_MS)[1]
+        assert pool.offer(entry(FOUR, seq=seq), state, AT)[1] is None
+    refusal = pool.offer(entry(FOUR, seq=4), state, AT)[1]
     assert refusal is not None
     assert refusal.reason is Reason.BUSY
     full = Mempool(FOUR.network_id, entries_max=1)
-    full.offer(entry(FOUR), state, WALL_MS)
-    refusal = full.offer(entry(FOUR, seq=2), state, WALL_MS)[1]
+    full.offer(entry(FOUR), state, AT)
+    refusal = full.offer(entry(FOUR, seq=2), state, AT)[1]
     assert refusal is not None
     assert (refusal.reason, len(full)) == (Reason.BUSY, 1)
 
@@ -46,7 +47,7 @@ def test_an_account_without_credit_cannot_fill_the_pool() -> None:
         fee=0,
         action=Transfer(PAYER.account, 1),
     )
-    refusal = pool.offer(poor, LedgerState(FOUR), WALL_MS)[1]
+    refusal = pool.offer(poor, LedgerState(FOUR), AT)[1]
     assert refusal is not None
     assert (refusal.reason, len(pool)) == (Reason.INSUFFICIENT, 0)
 
@@ -61,10 +62,10 @@ def test_a_sweep_drops_what_expired_and_what_waited_behind_it() -> None:
         fee=0,
         action=Transfer(PAYEE.account, 1),
     )
-    pool.offer(short, state, WALL_MS)
-    pool.offer(entry(FOUR, seq=2), state, WALL_MS)
-    assert pool.sweep(state, WALL_MS) == []
-    dropped = pool.sweep(state, WALL_MS + 11)
+    pool.offer(short, state, AT)
+    pool.offer(entry(FOUR, seq=2), state, AT)
+    assert pool.sweep(state, AT) == []
+    dropped = pool.sweep(state, replace(AT, time_ms=WALL_MS + 11))
     assert [item.refusal.reason for item in dropped] == [Reason.TOO_LATE, Reason.SEQUENCE_GAP]
     assert not len(pool)
 

@@ -35,7 +35,7 @@ def test_the_specification_shows_these_bytes() -> None:
 
 def test_pinned_bytes() -> None:
     shown = examples()
-    assert shown["terms hash"] == "5833975ce2d4af57dba42fd693bea869acb5d5b558ab9e0660339bd526e1b91b"
+    assert shown["terms hash"] == "e1cb999a7ca5c22bd8381efd8d6a7d647cf20b252d5be05162294dae0002bc9d"
     assert shown["job id"] == "42d9f2071f22b15aedc2beca87f5f4fbdf673342717c5cd7baf9cf2d3b4619bb"
     assert shown["commitment"] == "b9c871caccdcafae1ea9afcc5c9887c9364e2b345a7eb090bd3becf22d5763c2"
     assert shown["message reveal"] == "82a174a672657665616ca5756e6974739101"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ledger.core.audit import audit
 from ledger.core.entries import Action, Claim, Entry, Expire, Lock, Transfer
 from ledger.core.keys import SigningKey
-from ledger.core.state import Effect, LedgerState, Reason, Refusal
+from ledger.core.state import Effect, LedgerState, Moment, Reason, Refusal
 from tests.core.ledger.ledger_forge import ALICE, BOB, CAROL, DAVE, FOREVER_MS, WITNESSES, Forge, genesis
 
 PEOPLE = [ALICE, BOB, CAROL, DAVE, WITNESSES[0]]
@@ -92,12 +92,12 @@ def test_state_and_audit_agree_on_every_entry(seed: int) -> None:
     while height < STEPS:
         height += 1
         time_ms = forge.time_ms + random.choice((0, 1, 5))
-        leader = forge.genesis.committee.leader(height)
+        at = forge.moment(time_ms, height)
         accepted: list[Entry] = []
         for _ in range(random.randrange(6)):
             entry = traffic.next_entry(time_ms)
             before = state.snapshot()
-            result = state.apply(entry, time_ms, leader)
+            result = state.apply(entry, at)
             if isinstance(result, Effect):
                 assert sum(move for _, move in result.moves) == lock_change(entry, result)
                 accepted.append(entry)
@@ -128,10 +128,9 @@ def assert_audit_finds(forge: Forge, refused: list[tuple[Entry, int]]) -> None:
     """Refused entries, at the end of the chain and in its time: refused again, by both."""
     state, time_ms = forge.state.branch(), forge.time_ms
     slot = len(forge.blocks) + 1
-    leader = forge.genesis.committee.leader(slot)
     for entry, _ in refused[:3]:
         branch = state.branch()
-        verdict = branch.apply(entry, time_ms, leader)
+        verdict = branch.apply(entry, forge.moment(time_ms, slot))
         trial = Forge(forge.genesis)
         for block in forge.blocks:
             trial.block(block.entries, time_ms=block.header.time_ms)
@@ -154,9 +153,10 @@ def test_branches_end_where_a_straight_run_ends(seed: int) -> None:
         branch, dropped = tip.branch(), tip.branch()
         for _ in range(random.randrange(3)):
             entry = traffic.next_entry(time_ms)
-            dropped.apply(entry, time_ms, CAROL.account)
-            result = branch.apply(entry, time_ms, BOB.account)
-            assert result == straight.apply(entry, time_ms, BOB.account)
+            dropped.apply(entry, Moment(height, time_ms, CAROL.account))
+            at = Moment(height, time_ms, BOB.account)
+            result = branch.apply(entry, at)
+            assert result == straight.apply(entry, at)
             if isinstance(result, Effect):
                 traffic.note(entry)
         pending.append(branch)

@@ -7,24 +7,34 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.core.amounts import AMOUNT_MAX
+from ledger.core.amounts import AMOUNT_MAX, LIMIT_SUM_MAX
 from ledger.core.block import Block, Certificate, FinalBlock, Header, Proposal, Vote, sign_proposal, sign_vote
 from ledger.core.committee import WITNESSES_MAX
 from ledger.core.encoding import Kind, WireError
 from ledger.core.entries import (
+    NO_KEY,
     SEQUENCE_MAX,
     Action,
+    Approvals,
     Claim,
+    Dispute,
     Entry,
     Expire,
+    Limit,
     Lock,
+    Param,
+    Rekey,
+    Release,
+    Rotate,
     Transfer,
+    Verdict,
     Voucher,
     decode_entry,
     decode_voucher,
 )
-from ledger.core.genesis import SLOT_TIMEOUT_MS_MAX, TIME_MS_MAX, Genesis
+from ledger.core.genesis import TIME_MS_MAX, Genesis
 from ledger.core.keys import AccountId, is_strict_point
+from ledger.core.params import SLOT_TIMEOUT_MS_MAX, VERSION_MAX, Params
 from ledger.core.receipt import Receipt
 from tests.core.ledger.ledger_forge import ALICE, BOB, WITNESSES, Forge
 
@@ -36,12 +46,46 @@ signatures = st.binary(min_size=64, max_size=64)
 accounts = hashes.filter(is_strict_point).map(AccountId)
 amounts = st.integers(1, AMOUNT_MAX)
 times = st.integers(0, TIME_MS_MAX)
+numbers = st.integers(1, SEQUENCE_MAX)
+deltas = st.integers(-LIMIT_SUM_MAX, LIMIT_SUM_MAX).filter(bool)
+params = st.builds(
+    Params,
+    version=st.integers(1, VERSION_MAX),
+    fee_min=st.integers(0, AMOUNT_MAX),
+    dispute_fee=st.integers(0, AMOUNT_MAX),
+    slot_timeout_ms=st.integers(1, SLOT_TIMEOUT_MS_MAX),
+)
+
+
+def approvals_of(signers: int) -> Approvals:
+    return Approvals(signers, tuple(bytes((i,)) * 64 for i in range(signers.bit_count())))
+
+
+def account_lists(count_max: int) -> st.SearchStrategy[list[AccountId]]:
+    return st.lists(accounts, min_size=1, max_size=count_max, unique=True)
+
+
+approvals = st.integers(0, (1 << 16) - 1).map(approvals_of)
 actions: st.SearchStrategy[Action] = st.one_of(
     st.builds(Transfer, to=accounts, amount=amounts, memo_hash=hashes),
     st.builds(Lock, payee=accounts, amount=amounts, expiry_ms=times, terms_hash=hashes),
     st.builds(Claim, lock_id=hashes, cumulative=amounts, voucher_signature=signatures),
     st.builds(Claim, lock_id=hashes, cumulative=st.just(0)),
     st.builds(Expire, lock_id=hashes),
+    st.builds(Release, lock_id=hashes),
+    st.builds(Dispute, lock_id=hashes, evidence_hash=hashes),
+    st.builds(
+        Verdict,
+        lock_id=hashes,
+        payee_amount=st.integers(0, AMOUNT_MAX),
+        arbiters=account_lists(16).map(sorted).map(tuple),
+        approvals=st.builds(approvals_of, st.just(1)),
+    ),
+    st.builds(Limit, beneficiary=accounts, delta=deltas),
+    st.builds(Limit, beneficiary=accounts, delta=deltas, decree=numbers, approvals=approvals),
+    st.builds(Rekey, new_key=accounts, recovery=accounts | st.just(NO_KEY), proof=signatures),
+    st.builds(Rotate, decree=numbers, witnesses=account_lists(64).map(tuple), approvals=approvals),
+    st.builds(Param, decree=numbers, from_height=numbers, params=params, approvals=approvals),
 )
 entries = st.builds(
     Entry,
@@ -61,6 +105,9 @@ records = st.builds(
     limits=st.lists(st.tuples(accounts, amounts), max_size=8, unique_by=lambda pair: pair[0]).map(tuple),
     slot_timeout_ms=st.integers(1, SLOT_TIMEOUT_MS_MAX),
     fee_min=st.integers(0, AMOUNT_MAX),
+    dispute_fee=st.integers(0, AMOUNT_MAX),
+    governors=account_lists(16).map(tuple),
+    governors_needed=st.just(1),
 )
 
 

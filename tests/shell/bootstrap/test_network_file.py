@@ -37,11 +37,12 @@ def network(witnesses: int = 4) -> NetworkFile:
 
 
 EXAMPLE = bytes.fromhex(
-    "01076578616d706c650000018bcfe56800000003e800000000000000000001"
+    "02076578616d706c650000018bcfe56800000003e8000000000000000000000000000000000001"
     "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"
     "0001"
     "43a72e714401762df66b68c26dfbdf2682aaec9f2474eca4613e424a0fbafd3c"
     "000000003b9aca00"
+    "0000"
 )
 """The genesis record of SPEC.md §8's example network."""
 PINNED = """\
@@ -49,9 +50,9 @@ PINNED = """\
 # 1 witness, no fault tolerated: nothing settles unless it is there; a lie is noticed, not outvoted (4 tolerate one)
 schema = 1
 name = "example"
-network_id = "a39cfb4b4866034b09b46a325043b5b1f53a65d89db21d8a7d3218172e564abb"
-genesis = "AQdleGFtcGxlAAABi8/laAAAAAPoAAAAAAAAAAAAAYqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29cAAFDp\
-y5xRAF2LfZraMJt+98mgqrsnyR07KRhPkJKD7r9PAAAAAA7msoA"
+network_id = "f8dcbaec62b87a2daba6b860addde1a16f0181161d3689bf8c14315a70aa205c"
+genesis = "AgdleGFtcGxlAAABi8/laAAAAAPoAAAAAAAAAAAAAAAAAAAAAAABiojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIA\
+bQPb1wAAUOnLnFEAXYt9mtowm373yaCquyfJHTspGE+QkoPuv08AAAAADuaygAAAA=="
 bootstrap = [
   "/ip4/192.0.2.1/tcp/4710/p2p/12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5",
 ]

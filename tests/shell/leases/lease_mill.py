@@ -66,7 +66,7 @@ class Town:
         """One entry, one block, one receipt; or EntryRefused."""
         forge, now_ms = self.forge, self.clock_ms()
         entry = forge.sign(signer, action, seq=forge.state.account(signer.account).seq + 1)
-        refusal = forge.state.check(entry, now_ms)
+        refusal = forge.state.check(entry, forge.moment(now_ms))
         if isinstance(refusal, Refusal):
             raise EntryRefused(refusal.reason, refusal.detail)
         forge.block([entry], time_ms=now_ms)

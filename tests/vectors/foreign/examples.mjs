@@ -133,7 +133,8 @@ function receipts(spec, same) {
 
 function network(spec, same) {
   const record = Buffer.concat([
-    u(8, 1), u(8, 7), ascii("example"), u(64, T0), u(32, 1000), u(64, 0), u(16, 1), witness.account, u(16, 1), alice.account, u(64, 1_000_000_000),
+    u(8, 2), u(8, 7), ascii("example"), u(64, T0), u(32, 1000), u(64, 0), u(64, 0),
+    u(16, 1), witness.account, u(16, 1), alice.account, u(64, 1_000_000_000), u(8, 0), u(8, 0),
   ]);
   same("§8 genesis", record, spec.bytes("The genesis record of the example network"));
   same("§8 network id", sha256(ascii("millrace/1 genesis\0"), record), spec.bytes("The genesis record of the example network", 2));

@@ -12,18 +12,25 @@ const amount = (value, least, what) => (need(value >= least && value <= AMOUNT_M
 
 export function decodeGenesis(bytes) {
   const genesis = whole(bytes, (r) => {
-    need(r.u8() === 1, "version of the genesis record");
+    need(r.u8() === 2, "version of the genesis record");
     const name = r.take(r.u8()).toString("latin1");
     need(/^[\x21-\x7e]([\x20-\x7e]{0,62}[\x21-\x7e])?$/.test(name), "name");
     const created = i63(r.u64(), "created_ms");
     const slotTimeout = r.u32();
     need(slotTimeout >= 1 && slotTimeout <= 600000, "slot_timeout_ms");
     const feeMin = amount(r.u64(), 0n, "fee_min");
+    const disputeFee = amount(r.u64(), 0n, "dispute_fee");
     const witnesses = Array.from({ length: counted(r.u16(), 1, 64) }, () => needKey(r.take(32), "a witness"));
     const limits = Array.from({ length: counted(r.u16(), 0, 4096) }, () => [needKey(r.take(32), "an account"), r.u64()]);
-    return { name, created, slotTimeout, feeMin, witnesses, limits };
+    const needed = r.u8();
+    const governors = Array.from({ length: counted(r.u8(), 0, 16) }, () => needKey(r.take(32), "a governor"));
+    counted(needed, governors.length ? 1 : 0, governors.length);
+    return { name, created, slotTimeout, feeMin, disputeFee, witnesses, limits, needed, governors };
   });
   need(new Set(genesis.witnesses.map(hex)).size === genesis.witnesses.length, "a witness twice");
+  genesis.governors.forEach((account, at) => {
+    need(at === 0 || Buffer.compare(genesis.governors[at - 1], account) < 0, "governors out of order");
+  });
   let sum = 0n;
   genesis.limits.forEach(([account, limit], at) => {
     need(limit >= 1n && limit <= 2n ** 62n, "a limit is out of bounds");
