@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ledger.core.encoding import NetworkId
     from ledger.core.entries import Entry
+    from ledger.core.keys import AccountId
     from ledger.core.state import LedgerState, Moment
 
 __all__ = ["ENTRIES_MAX", "ENTRIES_PER_ACCOUNT_MAX", "Dropped", "Mempool"]
@@ -68,7 +69,7 @@ class Mempool:
 
     def of(self, account: AccountId, count_max: int) -> tuple[Entry, ...]:
         """What waits of one account, in order of sequence, at most `count_max` entries."""
-        waiting = self._accounts.get(account, {})
+        waiting = self._lanes.get(account, {})
         return tuple(self._ids[waiting[seq]] for seq in sorted(waiting)[:count_max])
 
     def in_order(self) -> Iterator[tuple[bytes, Entry]]:
