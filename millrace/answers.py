@@ -187,12 +187,12 @@ class Answers:
         text = params["account"]
         return self._node.books.balance(self._node.account if text is None else _account(text))
 
-    async def _send(self, params: dict[str, Any], _emit: Emit) -> object:
+    async def _send(self, params: dict[str, Any], emit: Emit) -> object:
         memo = params["memo"].encode()
         transfer = Transfer(
             _account(params["to"]), params["amount"], hashlib.sha256(memo).digest() if memo else bytes(32)
         )
-        receipt = await submit(self._node.wallet, transfer, params["timeout_s"] or SEND_TIMEOUT_S)
+        receipt = await submit(self._node.wallet, transfer, params["timeout_s"] or SEND_TIMEOUT_S, emit)
         return {
             "entry": receipt.entry.entry_id(self._node.network.network_id).hex(),
             "height": receipt.header.height,

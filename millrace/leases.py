@@ -128,6 +128,7 @@ class _Run:
         self._rentals: dict[AccountId, Rental] = {}
         self._opening = 0
         self._ledger_trouble = ""
+        self._ledger_waits = ""
         self._left = set(range(len(order.tasks)))
         """Units neither accepted nor failed."""
         self._accepted = 0
@@ -331,6 +332,12 @@ class _Run:
     def tell(self, event: Progress, outcome: Outcome | None = None) -> None:
         self._buyer.journal.note(self.job_id, self._buyer.clock_ms(), event)
         self._audience.hear(event, outcome)
+
+    def ledger_waits(self, why: str) -> None:
+        """Its leases wait for one wallet: what they wait for is told once."""
+        if why != self._ledger_waits:
+            self._ledger_waits = why
+            self.tell(progress.LedgerWaits(why))
 
     def opened(self, rental: Rental) -> None:
         terms, price = rental.terms, rental.terms.price_per_tfuel

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from ledger.core.state import Reason
 from ledger.wallet import EntryExpired, EntryPending, EntryRefused, WalletBehind
 from millrace.errors import EntryNotAccepted, InsufficientCredit, JobTimeout, MillraceError, NetworkTrouble
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ledger.core.entries import Action
     from ledger.core.receipt import Receipt
     from ledger.wallet import Wallet
@@ -16,12 +21,40 @@ if TYPE_CHECKING:
 __all__ = ["explain_entry", "submit"]
 
 
-async def submit(wallet: Wallet, action: Action, timeout_s: float) -> Receipt:
-    """The receipt of `action` once it is final; `MillraceError`s for whatever else happens."""
-    try:
-        return await wallet.submit(action, timeout_s=timeout_s)
-    except (EntryRefused, EntryPending, WalletBehind) as error:
-        raise explain_entry(error) from error
+WAITS_QUEUED_MAX: Final = 16
+"""Changes of what is waited for that a slow client has not read yet; later ones are not told."""
+
+
+async def submit(
+    wallet: Wallet, action: Action, timeout_s: float, emit: Callable[[dict[str, Any]], Awaitable[None]]
+) -> Receipt:
+    """The receipt of `action` once it is final; `MillraceError`s for whatever else happens.
+
+    `emit` hears what the ledger waits for, as events of the local API (SPEC.md §16).
+    """
+    changes, told = trio.open_memory_channel[str](WAITS_QUEUED_MAX)
+
+    def on_wait(why: str) -> None:
+        with suppress(trio.WouldBlock):
+            changes.send_nowait(why)
+
+    outcome: list[Receipt | EntryRefused | EntryPending | WalletBehind] = []
+
+    async def order() -> None:
+        with changes:
+            try:
+                outcome.append(await wallet.submit(action, timeout_s=timeout_s, on_wait=on_wait))
+            except (EntryRefused, EntryPending, WalletBehind) as error:
+                outcome.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(order)
+        async for why in told:
+            await emit({"event": "waiting", "why": why})
+    ended = outcome[0]
+    if isinstance(ended, Exception):
+        raise explain_entry(ended) from ended
+    return ended
 
 
 def explain_entry(error: EntryRefused | EntryPending | WalletBehind) -> MillraceError:

@@ -48,7 +48,9 @@ LOCK_S: Final = 45.0
 class Wallet(Protocol):
     """What the shells need of `ledger.wallet.Wallet`: an action in, a final receipt out, or `EntryRefused`."""
 
-    async def submit(self, action: EntryAction, *, timeout_s: float) -> Receipt: ...
+    async def submit(
+        self, action: EntryAction, *, timeout_s: float, on_wait: Callable[[str], None] | None = None
+    ) -> Receipt: ...
 
 
 class Runner(Protocol):
@@ -81,6 +83,7 @@ class Desk(Protocol):
     module: bytes
 
     def tell(self, event: Progress) -> None: ...
+    def ledger_waits(self, why: str) -> None: ...
     def opened(self, rental: Rental) -> None: ...
     def committed(self, rental: Rental, units: tuple[int, ...]) -> None: ...
     def delivered(self, rental: Rental, unit: int, outcome: Outcome) -> None: ...
@@ -218,7 +221,9 @@ class Rental:
         self.may_be_locked = True
         action = Lock(terms.worker, terms.amount, terms.expiry_ms, self.lease_id)
         try:
-            receipt = await self._buyer.wallet.submit(action, timeout_s=LOCK_S)
+            receipt = await self._buyer.wallet.submit(
+                action, timeout_s=LOCK_S, on_wait=self._desk.ledger_waits
+            )
         except EntryPending as error:
             # Its fate is open, so the amount stays counted; the settler finds the lock by its terms' hash.
             self.ledger_trouble = str(error)

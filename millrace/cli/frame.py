@@ -42,6 +42,10 @@ __all__ = [
 SCHEMA: Final = 1
 """The `schema` field of every JSON document; it rises when a field changes its meaning or goes away."""
 COLUMN_CHARS_MAX: Final = 512
+ORDER_S: Final = 30.0
+"""How long the ledger may take with an entry, unless --timeout says otherwise."""
+ORDER_MARGIN_S: Final = 5.0
+"""The node knows best why it took too long: it is given time to say so."""
 _TRUE: Final = ("1", "true", "yes", "on")
 
 
@@ -94,6 +98,17 @@ class Session:
 
         wait_s = CALL_WAIT_S if self.timeout_s is None else self.timeout_s
         answer = self.endpoint.call(method, wait_s=wait_s, **params)
+        return answer if isinstance(answer, dict) else {"items": answer}
+
+    def order(self, method: str, **params: Any) -> dict[str, Any]:  # noqa: ANN401 - msgpack
+        """Ask the daemon for something that the ledger has to take; what it waits for is said meanwhile."""
+        timeout_s = ORDER_S if self.timeout_s is None else self.timeout_s
+        wait_s = timeout_s + ORDER_MARGIN_S
+        with self.endpoint.stream(method, wait_s=wait_s, timeout_s=timeout_s, **params) as stream:
+            for event in stream:
+                if event.get("event") == "waiting":
+                    self.say(f"waiting: {clean(event.get('why'))}")
+            answer = stream.result
         return answer if isinstance(answer, dict) else {"items": answer}
 
     def answer(self, document: Mapping[str, object], text: str | Callable[[], str]) -> None:

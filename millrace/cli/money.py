@@ -73,8 +73,7 @@ def send_verb(session: Session, peer: str, amount: str, memo: str, yes: bool) ->
             raise UsageError(
                 "nothing was sent", "a payment needs a yes, and nobody can be asked", "add --yes"
             )
-    wait = {"timeout_s": session.timeout_s} if session.timeout_s else {}
-    answer = session.call("send", to=peer, amount=micro, memo=memo, **wait)
+    answer = session.order("send", to=peer, amount=micro, memo=memo)
     entry = answer.get("entry", "")
     entry = entry.hex() if isinstance(entry, bytes) else entry
     session.answer(

@@ -195,4 +195,5 @@ class _Spinner(_Steps):
     def show(self, event: dict[str, Any]) -> None:
         """Put the event's name on the line."""
         name = clean(event.get("event", "")).replace("_", " ")
-        self._status.update(f"{name} …")
+        why = f": {clean(event.get('why'))}" if event.get("event") == "ledger_waits" else ""
+        self._status.update(f"{name}{why} …")

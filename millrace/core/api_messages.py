@@ -110,7 +110,8 @@ METHODS: Final[dict[str, Method]] = {
             "amount": Param(int, required=True, low=1, high=AMOUNT_MAX),
             "memo": Param(str, default="", low=0, high=NAME_CHARS_MAX),
             "timeout_s": _TIMEOUT,
-        }
+        },
+        streams=True,
     ),
     "ledger.head": Method({}),
     "ledger.show": Method(

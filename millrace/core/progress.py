@@ -18,6 +18,7 @@ __all__ = [
     "LeaseEnded",
     "LeaseOpened",
     "LeaseRefused",
+    "LedgerWaits",
     "LiarCaught",
     "ModuleSent",
     "Paid",
@@ -59,6 +60,13 @@ class LeaseRefused:
 
     worker: AccountId
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerWaits:
+    """A LOCK of the job is not final yet; `why` says which entry waits, and how many witnesses answer."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,7 @@ Progress: TypeAlias = (
     JobStarted
     | LeaseOpened
     | LeaseRefused
+    | LedgerWaits
     | ModuleSent
     | UnitStarted
     | UnitCommitted

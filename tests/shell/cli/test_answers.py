@@ -122,6 +122,7 @@ class FakeNode:
         self.answers = dict(ANSWERS)
         self.events: dict[str, list[dict[str, Any]]] = {
             "ledger.audit": [{"done": 1, "total": 4}],
+            "send": [{"event": "waiting", "why": "no witness \x1b answers"}],
             "job.run": [{"event": "job_started", "job_id": ENTRY}, RESULT],
         }
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -212,7 +213,9 @@ def test_a_status_of_another_version_does_not_crash_the_screen() -> None:
 
 def test_a_payment_is_sent_once_confirmed(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["send", PEER, "0.000001", "--yes", "--timeout", "5"]) == 0
-    assert ENTRY in capsys.readouterr().out
+    caught = capsys.readouterr()
+    assert ENTRY in caught.out
+    assert "waiting: no witness \\x1b answers\n" in caught.err
     name, params = node.asked[-1]
     assert (name, params["to"], params["amount"], params["timeout_s"]) == ("send", PEER, 1, 5.0)
     node.answers["send"] = InsufficientCredit("not enough", "it would fall below its limit", "earn some")

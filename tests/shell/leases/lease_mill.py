@@ -89,7 +89,9 @@ class TownWallet:
     delay_s: float = 0.2
     submitted: list[Action] = field(default_factory=list)
 
-    async def submit(self, action: Action, *, timeout_s: float) -> Receipt:
+    async def submit(
+        self, action: Action, *, timeout_s: float, on_wait: Callable[[str], None] | None = None
+    ) -> Receipt:
         assert timeout_s > 0
         self.submitted.append(action)
         await trio.sleep(self.delay_s)

@@ -23,6 +23,8 @@ from millrace.storage import explain_storage
 from tests.shell.leases.lease_mill import BUYER, MODULE, PRICE, TestRunner, honest, open_market, tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio.testing import MockClock
 
     from executor.core.task import WasmTask
@@ -215,16 +217,21 @@ async def test_a_ledger_that_is_away_is_called_so(autojump_clock: MockClock, tro
             market.add_mill(n)
         asked = 0
 
-        async def away(_action: object, *, timeout_s: float) -> Receipt:
+        async def away(_action: object, *, timeout_s: float, on_wait: Callable[[str], None]) -> Receipt:
             nonlocal asked
             asked += 1
-            await trio.sleep(timeout_s)
+            await trio.sleep(1)
+            on_wait("no witness answers")
+            await trio.sleep(timeout_s - 1)
             raise trouble
 
         market.wallet.submit = away  # type: ignore[method-assign]
         start = trio.current_time()
         report = await market.run(tasks(1))
         assert report.failures == {0: f"{LEDGER_AWAY}: {trouble}"}
+        assert market.seen(progress.LedgerWaits) == [progress.LedgerWaits("no witness answers")], (
+            "two leases wait, one says so"
+        )
         assert asked == 2, "another worker's lock would wait for the same ledger"
         assert trio.current_time() - start < LOCK_S + 5
         assert report.paid == 0
@@ -234,7 +241,7 @@ async def test_a_refused_lock_is_not_the_ledgers_absence(autojump_clock: MockClo
     async with open_market() as market:
         market.add_mill(0)
 
-        async def refuse(_action: object, *, timeout_s: float) -> Receipt:
+        async def refuse(_action: object, *, timeout_s: float, on_wait: object) -> Receipt:
             await trio.sleep(timeout_s)
             raise EntryRefused(Reason.INSUFFICIENT, "no credit")
 
