@@ -18,7 +18,7 @@ from ledger.core.amounts import format_credits
 from millrace.cli.frame import Session, clean, refuse, short, table, verb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ledger.core.receipt import Receipt
 
@@ -32,7 +32,19 @@ __all__ = [
 
 RECEIPT_BYTES_MAX: Final = 64 << 10
 _AMOUNTS: Final = frozenset(
-    ("amount", "cumulative", "fee", "fees", "paid", "refunded", "locked", "balance", "balances_sum")
+    [
+        "amount",
+        "cumulative",
+        "payee_amount",
+        "fee",
+        "fees",
+        "paid",
+        "refunded",
+        "locked",
+        "balance",
+        "balances_sum",
+        "limits",
+    ]
 )
 
 
@@ -187,12 +199,41 @@ def _block_text(block: dict[str, Any]) -> str:
 
 
 def _entry_text(entry: dict[str, Any]) -> str:
-    """One entry: number, kind, who to whom, how much, and the id that `ledger receipt` takes."""
+    """One entry: number, kind, who to whom, how much, what else it says, and the id that `ledger receipt` takes."""
     parts = [f"#{entry.get('index')}", str(entry.get("type", "")).ljust(8), short(entry.get("account"))]
-    if other := entry.get("to") or entry.get("payee"):
+    if other := next((entry[name] for name in _OTHERS if entry.get(name)), None):
         parts.append(f"→ {short(other)}")
-    parts += [_shown(entry[name], name) for name in ("amount", "cumulative") if name in entry]
+    parts += [_shown(entry[name], name) for name in ("amount", "cumulative", "payee_amount") if name in entry]
+    parts += [text for name, text in _facts(entry) if entry.get(name) is not None]
     return clean("  ".join((*parts, str(entry.get("id", "")))))
+
+
+_OTHERS: Final = ("to", "payee", "beneficiary", "new_key")
+
+
+def _facts(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the rarer kinds of entry say, each in a few words."""
+    yield "lock_id", f"lock {str(entry.get('lock_id'))[:16]}"
+    yield "expiry_ms", f"until {_shown(entry.get('expiry_ms'), 'time_ms')}"
+    yield "arbiters_needed", f"{entry.get('arbiters_needed')} arbiters may decide"
+    yield "arbiters", f"by {_count(entry, 'approved_by')} of {_count(entry, 'arbiters')} arbiters"
+    delta = entry.get("delta")
+    yield "delta", f"line {'+' if isinstance(delta, int) and delta > 0 else ''}{_shown(delta, 'amount')}"
+    yield "recovery", f"recovered by {short(entry.get('recovery'))}"
+    yield "witnesses", f"{_count(entry, 'witnesses')} witnesses"
+    yield "version", f"version {entry.get('version')}"
+    yield (
+        "fee_min",
+        f"fees {_shown(entry.get('fee_min'), 'fee')}, {_shown(entry.get('dispute_fee'), 'fee')} to dispute",
+    )
+    yield "slot_timeout_ms", f"slots of {entry.get('slot_timeout_ms')} ms"
+    yield "from_height", f"from block {entry.get('from_height')}"
+    yield "decree", f"decree {entry.get('decree')} by {entry.get('approvals')} governors"
+
+
+def _count(entry: dict[str, Any], name: str) -> int:
+    listed = entry.get(name)
+    return len(listed) if isinstance(listed, list) else 0
 
 
 def _rows(fields: dict[str, Any]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from ledger.core.actions import BASIS_POINTS
 from ledger.core.entries import (
     NO_KEY,
     Claim,
@@ -54,6 +55,9 @@ class OwnEntry:
 class _Lock:
     payer: AccountId
     payee: AccountId
+    amount: int
+    default_bps: int
+    disputed: bool = False
     closed_by: bytes = b""
 
 
@@ -102,31 +106,44 @@ class Statement:
             case Transfer(to, amount):
                 self.sent += amount if entry.account == self._account else 0
                 self.received += amount if to == self._account else 0
-            case Lock(payee):
+            case Lock(payee, amount, default_bps=default_bps):
                 if self._account in (entry.account, payee):
-                    self._locks[entry.entry_id(self._network_id)] = _Lock(entry.account, payee)
+                    lock = _Lock(entry.account, payee, amount, default_bps)
+                    self._locks[entry.entry_id(self._network_id)] = lock
                     if len(self._locks) > LOCKS_MAX:
                         del self._locks[next(iter(self._locks))]
-            case Claim(lock_id, cumulative):
-                lock = self._locks.get(lock_id)
-                if lock is not None:
-                    lock.closed_by = entry.entry_id(self._network_id)
-                    self.earned += cumulative if lock.payee == self._account else 0
-                    self.spent += cumulative if lock.payer == self._account else 0
-            case Expire(lock_id):
-                lock = self._locks.get(lock_id)
-                if lock is not None:
-                    lock.closed_by = entry.entry_id(self._network_id)
+            case Dispute(lock_id):
+                if (disputed := self._locks.get(lock_id)) is not None:
+                    disputed.disputed = True
+            case Claim(lock_id) | Release(lock_id) | Verdict(lock_id) | Expire(lock_id):
+                if (closing := self._locks.get(lock_id)) is not None:
+                    self._close(entry, entry.action, closing)
+            case _:
+                pass
+
+    def _close(self, entry: Entry, action: Claim | Release | Verdict | Expire, lock: _Lock) -> None:
+        """What a lock of this account paid: the rest went back to its payer (SPEC.md §4)."""
+        match action:
+            case Claim(_, cumulative):
+                paid = cumulative
+            case Release():
+                paid = lock.amount
+            case Verdict(_, payee_amount):
+                paid = payee_amount
+            case _:  # EXPIRE
+                paid = lock.amount * lock.default_bps // BASIS_POINTS if lock.disputed else 0
+        lock.closed_by = entry.entry_id(self._network_id)
+        self.earned += paid if lock.payee == self._account else 0
+        self.spent += paid if lock.payer == self._account else 0
 
 
 def action_fields(entry: Entry) -> dict[str, Any]:
-    """An entry's payload as the local API shows it: peer ids, hex, micro-credits (SPEC.md §16)."""
+    """An entry's payload as the local API shows it: peer ids, hex, micro-credits, no signatures (SPEC.md §16)."""
     match entry.action:
         case Transfer(to, amount, memo_hash):
             return {"to": peer_id(to), "amount": amount, "memo_hash": memo_hash.hex()}
-        case Lock(payee, amount, expiry_ms, terms_hash):
-            terms = terms_hash.hex()
-            return {"payee": peer_id(payee), "amount": amount, "expiry_ms": expiry_ms, "terms_hash": terms}
+        case Lock():
+            return _lock_fields(entry.action)
         case Claim(lock_id, cumulative):
             return {"lock_id": lock_id.hex(), "cumulative": cumulative}
         case Expire(lock_id) | Release(lock_id):
@@ -137,20 +154,41 @@ def action_fields(entry: Entry) -> dict[str, Any]:
             return _rare_fields(entry.action)
 
 
+def _lock_fields(lock: Lock) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "payee": peer_id(lock.payee),
+        "amount": lock.amount,
+        "expiry_ms": lock.expiry_ms,
+        "terms_hash": lock.terms_hash.hex(),
+    }
+    if lock.dispute_ms:
+        fields |= {
+            "dispute_ms": lock.dispute_ms,
+            "arbiters_hash": lock.arbiters_hash.hex(),
+            "arbiters_needed": lock.arbiters_needed,
+            "default_bps": lock.default_bps,
+        }
+    return fields
+
+
 def _rare_fields(action: Verdict | Limit | Rekey | Rotate | Param) -> dict[str, Any]:
     match action:
-        case Verdict(lock_id, payee_amount, arbiters):
+        case Verdict(lock_id, payee_amount, arbiters, approvals):
             return {
                 "lock_id": lock_id.hex(),
                 "payee_amount": payee_amount,
                 "arbiters": [peer_id(account) for account in arbiters],
+                "approved_by": [peer_id(account) for account, _ in approvals.signed_by(arbiters)],
             }
-        case Limit(beneficiary, delta, decree):
-            return {"beneficiary": peer_id(beneficiary), "delta": delta, "decree": decree}
+        case Limit(beneficiary, delta, decree, approvals):
+            fields = {"beneficiary": peer_id(beneficiary), "delta": delta}
+            return fields | ({"decree": decree, "approvals": len(approvals.signatures)} if decree else {})
         case Rekey(new_key, recovery):
             backup = None if recovery == NO_KEY else peer_id(recovery)
             return {"new_key": peer_id(new_key), "recovery": backup}
-        case Rotate(decree, witnesses):
-            return {"decree": decree, "witnesses": [peer_id(account) for account in witnesses]}
-        case Param(decree, from_height, params):
-            return {"decree": decree, "from_height": from_height, **asdict(params)}
+        case Rotate(decree, witnesses, approvals):
+            named = [peer_id(account) for account in witnesses]
+            return {"decree": decree, "witnesses": named, "approvals": len(approvals.signatures)}
+        case Param(decree, from_height, params, approvals):
+            head = {"decree": decree, "from_height": from_height, "approvals": len(approvals.signatures)}
+            return head | asdict(params)

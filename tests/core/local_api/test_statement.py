@@ -7,8 +7,25 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from ledger.core.encoding import NetworkId
-from ledger.core.entries import Claim, Expire, Lock, Transfer, sign_entry
+from ledger.core.entries import (
+    NO_APPROVALS,
+    NO_KEY,
+    Approvals,
+    Claim,
+    Dispute,
+    Expire,
+    Limit,
+    Lock,
+    Param,
+    Rekey,
+    Release,
+    Rotate,
+    Transfer,
+    Verdict,
+    sign_entry,
+)
 from ledger.core.keys import AccountId, SigningKey, peer_id
+from ledger.core.params import Params
 from millrace.core import progress
 from millrace.core.statement import Statement, action_fields
 from millrace.core.tally import JobTally
@@ -67,26 +84,69 @@ def test_every_kind_of_entry_is_counted_once() -> None:
     assert own == [("lock", 1, 0), ("lock", 1, 2), ("claim", 2, 5), ("transfer", 2, 8)]
 
 
+@pytest.mark.parametrize(
+    ("disputed", "closing", "paid"),
+    [
+        (False, Release, 101),
+        (True, lambda at: Claim(at, 7, bytes(63) + b"1"), 7),
+        (True, lambda at: Verdict(at, 40, (THIRD.account,), NO_APPROVALS), 40),
+        (True, Expire, 50),  # half of 101, rounded down
+        (False, Expire, 0),
+    ],
+    ids=["release", "claim", "verdict", "disputed expiry", "expiry"],
+)
+def test_whatever_closes_a_lock_pays_its_part(disputed: bool, closing: Any, paid: int) -> None:
+    lock = entry(ME, 1, Lock(OTHER.account, 101, 9, bytes(32), 5, b"a" * 32, 1, 5_000))
+    lock_id = lock.entry_id(NETWORK)
+    buyer, worker = (Statement(key.account, NETWORK) for key in (ME, OTHER))
+    last = entry(THIRD, 9, closing(lock_id))
+    between = [entry(OTHER, 1, Dispute(lock_id))] if disputed else []
+    for statement in (buyer, worker):
+        statement.feed(cast("Any", Block(1, 0, lock, *between, last)))
+        assert statement.closing(lock_id) == last.entry_id(NETWORK)
+    assert (buyer.spent, buyer.earned) == (paid, 0)
+    assert (worker.spent, worker.earned) == (0, paid)
+
+
 def test_blocks_come_in_order() -> None:
     statement = Statement(ME.account, NETWORK)
     with pytest.raises(ValueError, match="block 2 fed after block 0"):
         statement.feed(cast("Any", Block(2, 0)))
 
 
+ONE = Approvals(1, (bytes(64),))
+PARAMS = {"version", "fee_min", "dispute_fee", "slot_timeout_ms"}
+LOCK_NAMES = {"payee", "amount", "expiry_ms", "terms_hash"}
+DISPUTABLE = Lock(OTHER.account, 1, 2, bytes(32), 5, b"a" * 32, 1, 5_000)
+
+
 @pytest.mark.parametrize(
     ("action", "names"),
     [
         (Transfer(OTHER.account, 1), {"to", "amount", "memo_hash"}),
-        (Lock(OTHER.account, 1, 2), {"payee", "amount", "expiry_ms", "terms_hash"}),
+        (Lock(OTHER.account, 1, 2), LOCK_NAMES),
         (Claim(bytes(32), 0), {"lock_id", "cumulative"}),
         (Expire(bytes(32)), {"lock_id"}),
+        (Release(bytes(32)), {"lock_id"}),
+        (Dispute(bytes(32)), {"lock_id", "evidence_hash"}),
+        (DISPUTABLE, {*LOCK_NAMES, "dispute_ms", "arbiters_hash", "arbiters_needed", "default_bps"}),
+        (
+            Verdict(bytes(32), 1, (OTHER.account,), ONE),
+            {"lock_id", "payee_amount", "arbiters", "approved_by"},
+        ),
+        (Limit(OTHER.account, -5), {"beneficiary", "delta"}),
+        (Limit(OTHER.account, 5, 1, ONE), {"beneficiary", "delta", "decree", "approvals"}),
+        (Rekey(OTHER.account, NO_KEY, bytes(64)), {"new_key", "recovery"}),
+        (Rotate(1, (OTHER.account,), ONE), {"decree", "witnesses", "approvals"}),
+        (Param(1, 9, Params(), ONE), {"decree", "from_height", "approvals", *PARAMS}),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_payloads_are_shown_as_text_and_numbers(action: Any, names: set[str]) -> None:
     fields = action_fields(entry(ME, 1, action))
     assert set(fields) == names
-    assert all(isinstance(value, (str, int)) for value in fields.values())
+    flat = [item for value in fields.values() for item in (value if isinstance(value, list) else [value])]
+    assert all(isinstance(item, (str, int, type(None))) for item in flat)
 
 
 def test_a_tally_counts_by_lease() -> None:

@@ -223,6 +223,33 @@ def test_a_payment_is_sent_once_confirmed(node: FakeNode, capsys: pytest.Capture
     assert "earn some" in capsys.readouterr().err
 
 
+FACTS = [
+    (
+        {"type": "lock", "payee": PEER, "amount": 2_000_000, "expiry_ms": 0, "arbiters_needed": 2},
+        "2 arbiters",
+    ),
+    ({"type": "release", "lock_id": "ab" * 32}, "lock abababababababab"),
+    ({"type": "verdict", "lock_id": "ab" * 32, "payee_amount": 1, "arbiters": [PEER] * 3}, "by 0 of 3"),
+    ({"type": "limit", "beneficiary": PEER, "delta": 1_500_000}, "line +1.500000"),
+    ({"type": "limit", "beneficiary": PEER, "delta": -1, "decree": 7, "approvals": 2}, "decree 7 by 2"),
+    ({"type": "rekey", "new_key": PEER, "recovery": PEER}, "recovered by"),
+    ({"type": "rotate", "witnesses": [PEER] * 4, "decree": 1, "approvals": 2}, "4 witnesses"),
+    ({"type": "param", "version": 2, "fee_min": 10, "dispute_fee": 0, "from_height": 9}, "from block 9"),
+]
+
+
+@pytest.mark.parametrize(("fields", "part"), FACTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_kind_of_entry_shows_its_facts(
+    node: FakeNode, fields: dict[str, Any], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = {"index": 0, "account": PEER, "id": ENTRY, **fields}
+    node.answers["ledger.show"] = {"blocks": [{"height": 4, "entries": [entry]}]}
+    assert main(["ledger", "show"]) == 0
+    out = capsys.readouterr().out
+    assert part in out
+    assert ENTRY in out
+
+
 def test_a_failed_audit_is_a_failure(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
     node.answers["ledger.audit"] = {"ok": False, "violation": {"rule": "R4.1", "detail": "sum", "height": 3}}
     assert main(["ledger", "audit"]) == 1
