@@ -1,38 +1,54 @@
-"""The ledger on disk: final blocks, own votes and signed entries, in one SQLite file (SPEC.md §6, §15).
+"""The ledger on disk: final blocks, own votes, signed entries and more, in one SQLite file (SPEC.md §6.2, §15.3).
 
-WAL with synchronous=FULL: when `write` returns, its batch survives a power cut. One batch is one transaction, so
-a crash leaves all of it or none. State is never stored: `load_chain` replays the blocks through the same rules that
-accepted them, which also finds any flipped bit. All methods are synchronous; a shell calls those that wait for the
-disk in a thread. Reads have their own connection and never wait for a write.
+One batch is one transaction: when `write` returns it survives a power cut, and a crash leaves all of it or none.
+Everything that is read is held against its checksum, and the head, a row that each transaction rewrites, says how much
+there must be of what. All methods are synchronous; a shell calls those that wait for the disk in a thread. Reads
+never wait for a write.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ledger.core.block import FinalBlock, Proposal
+from ledger.blocks import SCHEMA as BLOCKS_SCHEMA
+from ledger.blocks import Blocks, Head, Place
 from ledger.core.chain import BadBlock, Chain
-from ledger.core.encoding import WireError
-from ledger.core.entries import Entry, decode_entry
-from ledger.core.events import Saved
-from ledger.core.votes import Certificate, Vote
+from ledger.database import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    CommitMark,
+    Damage,
+    Database,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    WrongNetworkError,
+    check,
+    checksum,
+)
+from ledger.drawers import SCHEMA as DRAWERS_SCHEMA
+from ledger.drawers import Drawer, Drawers
+from ledger.own_votes import OwnVotes
+from ledger.signed import SignedEntries, SignedEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from ledger.core.ballots import Evidence
+    from ledger.core.block import FinalBlock
     from ledger.core.committee import Committee
-    from ledger.core.events import PersistVote
+    from ledger.core.entries import Entry
+    from ledger.core.events import PersistVote, Saved
     from ledger.core.genesis import Genesis
     from ledger.core.keys import AccountId
+    from ledger.database import Connection
 
 __all__ = [
+    "EVIDENCE_MAX",
     "Batch",
     "Place",
     "SignedEntry",
@@ -44,74 +60,34 @@ __all__ = [
     "open_store",
 ]
 
-APPLICATION_ID: Final = 0x4D696C31
-"""'Mil1': tells `file` and us that this database is ours."""
-SCHEMA_VERSION: Final = 1
-BUSY_TIMEOUT_MS: Final = 5_000
-_FULL_CODES: Final = frozenset((sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY))
+EVIDENCE_MAX: Final = 4_096
+"""Records of proved lies; those that come after are not kept."""
 
-_SCHEMA: Final = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE blocks (height INTEGER PRIMARY KEY, data BLOB NOT NULL, sha256 BLOB NOT NULL) STRICT;
-CREATE TABLE entries (entry_id BLOB PRIMARY KEY, height INTEGER NOT NULL, leaf INTEGER NOT NULL)
-    STRICT, WITHOUT ROWID;
-CREATE TABLE votes (kind INTEGER NOT NULL, slot INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (kind, slot))
-    STRICT, WITHOUT ROWID;
-CREATE TABLE certificates (kind INTEGER NOT NULL, slot INTEGER NOT NULL, data BLOB NOT NULL,
-    PRIMARY KEY (kind, slot)) STRICT, WITHOUT ROWID;
-CREATE TABLE proposals (slot INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
-CREATE TABLE evidence (witness BLOB NOT NULL, slot INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL,
-    PRIMARY KEY (witness, slot)) STRICT, WITHOUT ROWID;
-CREATE TABLE signed (account BLOB NOT NULL, entry_id BLOB NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL,
-    status TEXT NOT NULL, detail TEXT NOT NULL, PRIMARY KEY (account, entry_id)) STRICT, WITHOUT ROWID;
-CREATE INDEX pending ON signed (account, seq) WHERE status = 'pending';
+_SCHEMA: Final = f"""
+CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), data BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
+{BLOCKS_SCHEMA}
+{DRAWERS_SCHEMA}
 """
-
-
-class StoreError(Exception):
-    """The database cannot be used; the text says what, why and what to do."""
-
-
-class StoreFullError(StoreError):
-    """The disk takes no more, or fails: nothing of the batch was written. Trying again later may work."""
-
-
-class StoreCorruptError(StoreError):
-    """The file holds something that this program did not write."""
-
-
-class WrongNetworkError(StoreError):
-    """The file belongs to another network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one transaction makes durable."""
+    """What one transaction makes durable. `evidence` are encoded records, verified by whoever found them."""
 
     votes: tuple[PersistVote, ...] = ()
     blocks: tuple[FinalBlock, ...] = ()
-    evidence: tuple[Evidence, ...] = ()
+    evidence: tuple[bytes, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.votes or self.blocks or self.evidence)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an entry is: the height of its block, and its leaf in the log."""
+@dataclass(slots=True)
+class _Draft:
+    """A transaction that is open, and the head as it will be."""
 
-    height: int
-    leaf: int
-
-
-@dataclass(frozen=True, slots=True)
-class SignedEntry:
-    """An entry that a wallet signed, and what became of it: `pending`, `final`, `refused` or `expired`."""
-
-    entry: Entry
-    entry_id: bytes
-    status: str
-    detail: str
+    connection: Connection
+    head: Head
 
 
 def open_store(path: Path, genesis: Genesis) -> Store:
@@ -131,11 +107,13 @@ class Store:
     def __init__(self, path: Path, genesis: Genesis) -> None:
         self.path = path
         self.genesis = genesis
-        with _translated(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = self._connect()
-            self._reader = self._connect()
-        self._write_lock = threading.Lock()
+        self.database = Database(path)
+        self.drawers = Drawers(self.database)
+        self._signed = SignedEntries(self.drawers, genesis.network_id)
+        self._own_votes = OwnVotes(self.database, self.drawers)
+        head = Head(genesis.network_id, os.urandom(16))
+        self._blocks = Blocks(self.database, head)
+        self._mark = CommitMark(path, head.store_id)
 
     def __enter__(self) -> Self:
         return self
@@ -144,72 +122,57 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close both connections; what was written stays."""
-        self._reader.close()
-        self._writer.close()
+        """Close the file; what was written stays."""
+        self._mark.close()
+        self.database.close()
 
     def prepare(self) -> None:
-        """Create the tables, or check that they are ours and this network's."""
-        with _translated(self.path), self._transaction() as connection:
+        """Create the tables, or check that they are ours, this network's, and all there."""
+        with self.database.transaction() as connection:
             application_id = _single(connection, "PRAGMA application_id")
             tables = _single(connection, "SELECT count(*) FROM sqlite_master")
+            version = _single(connection, "PRAGMA user_version")
             if not application_id and not tables:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                connection.execute("INSERT INTO meta VALUES ('network_id', ?)", (self.genesis.network_id,))
+                self._write_head(connection, self._blocks.head)
                 return
-            if application_id != APPLICATION_ID:
-                raise StoreCorruptError(
-                    f"{self.path} is not a ledger database of this program; name another file"
-                )
-            version = _single(connection, "PRAGMA user_version")
-            if version != SCHEMA_VERSION:
-                raise StoreError(
-                    f"{self.path} has format {version}, this program reads format {SCHEMA_VERSION}: "
-                    "use the program version that wrote it, or move the file away to fetch the ledger again"
-                )
-            network_id = _single(connection, "SELECT value FROM meta WHERE key = 'network_id'")
-        if network_id != self.genesis.network_id:
+        if application_id != APPLICATION_ID:
+            raise StoreCorruptError(
+                f"{self.path} is not a ledger database of this program; name another file"
+            )
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} has format {version}, this program reads format {SCHEMA_VERSION}: use the program "
+                "version that wrote it, or move the file away, and the ledger is fetched again"
+            )
+        with self.database.translated():
+            self._load()
+
+    def _load(self) -> None:
+        row = self.database.read_one("SELECT data, checksum FROM head")
+        if row is None:
+            raise Damage("its head is missing")
+        data, found = row
+        check("its head", found, b"head", data)
+        head = Head.decode(data)
+        if head.network_id != self.genesis.network_id:
             raise WrongNetworkError(
-                f"{self.path} belongs to network {bytes(network_id or b'').hex()[:16]}, "
+                f"{self.path} belongs to network {head.network_id.hex()[:16]}, "
                 f"not {self.genesis.network_id.hex()[:16]}: use that network's folder, or move the file away"
             )
-
-    # Blocks and votes.
-
-    def write(self, batch: Batch) -> None:
-        """Make all of `batch` durable, or nothing: `StoreFullError` if the disk takes no more."""
-        with _translated(self.path), self._transaction() as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO votes VALUES (?, ?, ?)",
-                [(item.vote.kind, item.vote.slot, item.vote.encode()) for item in batch.votes],
+        self._mark = CommitMark(self.path, head.store_id)
+        noted = self._mark.read()
+        if noted > head.number:
+            raise Damage(
+                f"its last {noted - head.number} transactions are gone, although they were acknowledged (its -wal file "
+                "was cut short, damaged, lost, or replaced by an older copy)"
             )
-            connection.executemany(
-                "INSERT OR IGNORE INTO certificates VALUES (?, ?, ?)",
-                [(c.kind, c.slot, c.encode()) for item in batch.votes for c in item.certificates],
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO proposals VALUES (?, ?)",
-                [
-                    (v.proposal.header.slot, v.proposal.encode())
-                    for v in batch.votes
-                    if v.proposal is not None
-                ],
-            )
-            connection.executemany(
-                "INSERT OR IGNORE INTO evidence VALUES (?, ?, ?, ?)",
-                [(found.witness, found.slot, found.first, found.second) for found in batch.evidence],
-            )
-            for block in batch.blocks:
-                self._insert_block(connection, block)
-            if batch.blocks:
-                # Slots up to the final one are settled for ever: no vote in them is asked for again.
-                slot = (batch.blocks[-1].header.slot,)
-                connection.execute("DELETE FROM votes WHERE slot <= ?", slot)
-                connection.execute("DELETE FROM certificates WHERE slot <= ?", slot)
-                connection.execute("DELETE FROM proposals WHERE slot <= ?", slot)
+        self.drawers.load(data[Head.BYTES :])
+        self._blocks = Blocks(self.database, head)
+        self._blocks.load()
 
     def load_chain(self) -> Chain:
         """The chain on disk, every block judged again by every rule but its entries' signatures.
@@ -218,188 +181,170 @@ class Store:
         checked. `StoreCorruptError` names the file and the first wrong block.
         """
         chain = Chain(self.genesis)
-        with _translated(self.path):
-            rows = self._reader.execute("SELECT height, data, sha256 FROM blocks ORDER BY height")
-            for height, data, checksum in rows:
-                try:
-                    if sha256(data).digest() != checksum:
-                        raise WireError("its checksum is wrong")
-                    block = FinalBlock.decode(data)
-                    if block.header.height != height:
-                        raise WireError(f"it says its height is {block.header.height}")
-                    chain.accept(block, is_verified=_always)
-                except (WireError, BadBlock) as error:
-                    raise self._corrupt(f"block {height}: {error}") from error
-            if chain.tip.height != self.height():
-                raise self._corrupt(f"the blocks after {chain.tip.height} have no final certificate")
+        for block in self.all_blocks(1):
+            try:
+                chain.accept(block, is_verified=_always)
+            except BadBlock as error:
+                raise self.database.corrupt(f"block {block.header.height}: {error}") from error
+        if chain.tip.height != self.height():
+            raise self.database.corrupt(f"the blocks after {chain.tip.height} have no final certificate")
         return chain
 
-    def load_saved(self, committee: Committee) -> Saved:
-        """The votes of this witness above its last final block, and the blocks they notarise; `committee` is theirs."""
-        with _translated(self.path):
-            votes = self._reader.execute("SELECT data FROM votes ORDER BY slot, kind").fetchall()
-            certificates = self._reader.execute("SELECT data FROM certificates ORDER BY slot").fetchall()
-            proposals = self._reader.execute("SELECT data FROM proposals ORDER BY slot").fetchall()
-        try:
-            last = self.block(self.height())
-            saved = Saved(
-                tuple(Vote.decode(data) for (data,) in votes),
-                tuple(Proposal.decode(data) for (data,) in proposals),
-                tuple(Certificate.decode(data) for (data,) in certificates),
-                None if last is None else last.certificate,
-            )
-        except WireError as error:
-            raise self._corrupt(f"a saved vote: {error}") from error
-        votes_hold = all(vote.verify(committee) for vote in saved.votes)
-        if not votes_hold or not all(certificate.verify(committee) for certificate in saved.certificates):
-            raise self._corrupt("a saved vote or certificate has a wrong signature")
-        return saved
+    # What there is.
+
+    @property
+    def first_height(self) -> int:
+        """The lowest height whose block is here, once one is: 1, unless the store began at a snapshot."""
+        return self._blocks.first_height
+
+    @property
+    def first_leaf(self) -> int:
+        """The lowest leaf whose entry can be looked up and proved here: 0, unless the store began at a snapshot."""
+        return self._blocks.head.base_size
+
+    @property
+    def tree_size(self) -> int:
+        """How many entries the log has up to the last block on disk."""
+        return self._blocks.head.tree_size
 
     def height(self) -> int:
         """The height of the last block on disk; 0 if there is none."""
-        with _translated(self.path):
-            return int(_single(self._reader, "SELECT coalesce(max(height), 0) FROM blocks"))
+        return self._blocks.head.height
+
+    # Writing.
+
+    def write(self, batch: Batch) -> None:
+        """Make all of `batch` durable, or nothing: `StoreFullError` if the disk takes no more.
+
+        Blocks come in order of height; those that are here already are left out.
+        """
+        with self._changes() as draft:
+            for item in batch.votes:
+                self._own_votes.put(draft.connection, item)
+            for record in batch.evidence:
+                self._put_evidence(draft.connection, record)
+            for block in batch.blocks:
+                draft.head = self._blocks.put(draft.connection, draft.head, block)
+            if batch.blocks:
+                self._own_votes.forget(draft.connection, batch.blocks[-1].header.slot)
+
+    @contextmanager
+    def _changes(self) -> Iterator[_Draft]:
+        """A transaction that ends with the new head. What memory holds of the file changes with it, or not at all."""
+        with self.database.write_lock:
+            try:
+                with self.database.transaction() as connection:
+                    head = self._blocks.head
+                    draft = _Draft(connection, replace(head, number=head.number + 1))
+                    yield draft
+                    self._write_head(connection, draft.head)
+            except BaseException:
+                self.drawers.roll_back()
+                self._blocks.roll_back()
+                raise
+            self.drawers.commit()
+            self._blocks.commit(draft.head)
+            self._mark.write(draft.head.number)
+
+    def _write_head(self, connection: Connection, head: Head) -> None:
+        data = head.encode() + self.drawers.seals()
+        connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (data, checksum(b"head", data)))
+
+    # Blocks and entries.
 
     def blocks(self, from_height: int, count_max: int, bytes_max: int) -> list[bytes]:
-        """Encoded final blocks from a height on: at most `count_max` and `bytes_max`, but one if there is one."""
-        taken: list[bytes] = []
-        size = 0
-        with _translated(self.path):
-            query = "SELECT data FROM blocks WHERE height >= ? ORDER BY height LIMIT ?"
-            with closing(self._reader.execute(query, (from_height, count_max))) as rows:
-                for (data,) in rows:
-                    size += len(data)
-                    if taken and size > bytes_max:
-                        break
-                    taken.append(data)
-        return taken
+        """Encoded final blocks from a height on: at most `count_max` and `bytes_max`, but one if there is one.
+
+        Nothing for a height below `first_height`: ask another node.
+        """
+        return self._blocks.encoded(from_height, count_max, bytes_max)
 
     def block(self, height: int) -> FinalBlock | None:
-        """The final block at `height`; None above the last one."""
-        found = self.blocks(height, 1, 0)
-        try:
-            block = FinalBlock.decode(found[0]) if found else None
-        except WireError as error:
-            raise self._corrupt(f"block {height}: {error}") from error
-        return block if block is not None and block.header.height == height else None
+        """The final block at `height`; None above the last one, and below the first."""
+        return self._blocks.block(height)
+
+    def all_blocks(self, from_height: int = 1) -> Iterator[FinalBlock]:
+        """Every final block from a height on, one by one."""
+        return self._blocks.all(from_height)
 
     def place(self, entry_id: bytes) -> Place | None:
-        """Where a final entry is; None if it is not final."""
-        with _translated(self.path):
-            row = self._reader.execute(
-                "SELECT height, leaf FROM entries WHERE entry_id = ?", (entry_id,)
-            ).fetchone()
-        return None if row is None else Place(*row)
+        """Where a final entry is; None if it is not final, or from before `first_leaf`."""
+        return self._blocks.place(entry_id)
 
-    def evidence(self) -> list[tuple[bytes, int, bytes, bytes]]:
-        """Every recorded contradiction as (witness, slot, first statement, second statement)."""
-        with _translated(self.path):
-            return self._reader.execute("SELECT witness, slot, first, second FROM evidence").fetchall()
+    def entry(self, leaf: int) -> tuple[Place, Entry]:
+        """The entry that is this leaf of the log, and its place; `IndexError` if it is not here."""
+        return self._blocks.entry(leaf)
 
-    # The wallet.
+    def leaf_hashes(self, low: int, high: int) -> list[bytes]:
+        """The Merkle leaf hashes of leaves `low` to `high` - 1; `IndexError` if one is not here."""
+        return self._blocks.leaf_hashes(low, high)
+
+    def rekeys(self, account: AccountId) -> list[Place]:
+        """Where this account's REKEY entries are, oldest first."""
+        return self._blocks.rekeys(account)
+
+    def rotation(self, epoch: int) -> Place | None:
+        """Where the ROTATE entry is that ended `epoch`; None if that epoch goes on."""
+        return self._blocks.rotation(epoch)
+
+    # Votes and evidence.
+
+    def load_saved(self, committee: Committee) -> Saved:
+        """The votes of this witness above its last final block, and the blocks they notarise; `committee` is theirs."""
+        last = self.block(self.height())
+        return self._own_votes.load(committee, None if last is None else last.certificate)
+
+    def evidence(self, after: int = 0, count_max: int = EVIDENCE_MAX) -> list[tuple[int, bytes]]:
+        """Encoded evidence in the order it came, each with its number, from behind number `after` on."""
+        keys = [key for key in self.drawers.keys(Drawer.EVIDENCE) if _number(key) > after]
+        rows = [(_number(key), self.drawers.get(Drawer.EVIDENCE, key)) for key in keys[:count_max]]
+        return [(number, record) for number, record in rows if record is not None]
+
+    def _put_evidence(self, connection: Connection, record: bytes) -> None:
+        keys = self.drawers.keys(Drawer.EVIDENCE)
+        identity = sha256(record).digest()
+        if len(keys) < EVIDENCE_MAX and not any(key.endswith(identity) for key in keys):
+            number = 1 + (_number(keys[-1]) if keys else 0)
+            self.drawers.put(connection, Drawer.EVIDENCE, number.to_bytes(4, "big") + identity, record)
+
+    # The wallet, and what the light client keeps.
 
     def save_signed(self, entry: Entry, settled: Sequence[Entry] = ()) -> None:
         """Make a signed entry durable before it is sent, and note in passing that `settled` ones are final."""
-        with _translated(self.path), self._transaction() as connection:
-            connection.executemany(
-                "UPDATE signed SET status = 'final' WHERE account = ? AND entry_id = ?",
-                [(done.account, done.entry_id(self.genesis.network_id)) for done in settled],
-            )
-            connection.execute(
-                "INSERT OR REPLACE INTO signed VALUES (?, ?, ?, ?, 'pending', '')",
-                (entry.account, entry.entry_id(self.genesis.network_id), entry.seq, entry.encode()),
-            )
+        with self._changes() as draft:
+            for done in settled:
+                self._signed.mark(draft.connection, done, "final", "")
+            self._signed.put(draft.connection, entry)
 
     def mark_signed(self, entry: Entry, status: str, detail: str = "") -> None:
         """Record what became of a signed entry."""
-        with _translated(self.path), self._transaction() as connection:
-            connection.execute(
-                "UPDATE signed SET status = ?, detail = ? WHERE account = ? AND entry_id = ?",
-                (status, detail, entry.account, entry.entry_id(self.genesis.network_id)),
-            )
+        with self._changes() as draft:
+            self._signed.mark(draft.connection, entry, status, detail)
 
     def signed(self, account: AccountId, *, pending_only: bool = False) -> list[SignedEntry]:
-        """Every entry that this account signed here, or those of unknown fate, in order of sequence."""
-        which = "AND status = 'pending'" if pending_only else ""
-        query = f"SELECT data, entry_id, status, detail FROM signed WHERE account = ? {which} ORDER BY seq"  # noqa: S608
-        with _translated(self.path):
-            rows = self._reader.execute(query, (account,)).fetchall()
-        try:
-            return [SignedEntry(decode_entry(data), *rest) for data, *rest in rows]
-        except WireError as error:
-            raise self._corrupt(f"a signed entry: {error}") from error
+        """The entries that this account signed here, or those of unknown fate, in order of sequence."""
+        with self.database.translated():
+            return self._signed.of(account, pending_only)
 
-    # Leaves.
+    def note(self, name: bytes) -> bytes | None:
+        """What was saved under `name`, or None."""
+        return self.drawers.get(Drawer.NOTES, name)
 
-    def _insert_block(self, connection: sqlite3.Connection, block: FinalBlock) -> None:
-        header, data = block.header, block.encode()
-        connection.execute(
-            "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", (header.height, data, sha256(data).digest())
-        )
-        first = header.tree_size - header.count
-        network_id = self.genesis.network_id
-        connection.executemany(
-            "INSERT OR IGNORE INTO entries VALUES (?, ?, ?)",
-            [
-                (entry.entry_id(network_id), header.height, first + position)
-                for position, entry in enumerate(block.entries)
-            ],
-        )
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
-        )
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA trusted_schema = OFF")
-        return connection
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                # A full disk may have ended the transaction already; then there is nothing to roll back.
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
-
-    def _corrupt(self, what: str) -> StoreCorruptError:
-        return StoreCorruptError(
-            f"{self.path} is damaged: {what}. Stop the node and move the file away; the node then fetches the ledger "
-            "from the witnesses again. Unsent entries in it are lost unless a backup has them."
-        )
+    def save_note(self, name: bytes, data: bytes) -> None:
+        """Make `data` durable under `name`, in place of what was there."""
+        with self._changes() as draft:
+            self.drawers.put(draft.connection, Drawer.NOTES, name, data)
 
 
 def _always(_entry: Entry) -> bool:
     return True
 
 
-def _single(connection: sqlite3.Connection, query: str) -> Any:  # noqa: ANN401 - SQLite's own value types
+def _number(key: bytes) -> int:
+    """The number in the key of a piece of evidence; the record's SHA-256 follows."""
+    return int.from_bytes(key[:4], "big")
+
+
+def _single(connection: Connection, query: str) -> Any:  # noqa: ANN401 - SQLite's own value types
     row = connection.execute(query).fetchone()
     return None if row is None else row[0]
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """SQLite's and the file system's errors as ours."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in _FULL_CODES:
-            raise StoreFullError(
-                f"{path} cannot be written ({error}): free some space on its disk"
-            ) from error
-        if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            raise StoreCorruptError(
-                f"{path} is damaged or no database ({error}). Stop the node and move the file away; "
-                "the node then fetches the ledger from the witnesses again"
-            ) from error
-        raise StoreError(f"{path} cannot be used: {error}") from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be opened: {error}") from error

@@ -210,7 +210,7 @@ class Witness:
         batch = Batch(
             votes=tuple(action for action in actions if isinstance(action, PersistVote)),
             blocks=tuple(action.block for action in actions if isinstance(action, Finalised)),
-            evidence=tuple(action.evidence for action in actions if isinstance(action, Accuse)),
+            evidence=tuple(action.evidence.encode() for action in actions if isinstance(action, Accuse)),
         )
         if batch:
             await self.archive.write(batch)  # 1: durable. It waits for as long as the disk refuses.

@@ -39,6 +39,10 @@ class Evidence:
     first: bytes
     second: bytes
 
+    def encode(self) -> bytes:
+        """Both statements, as they are kept."""
+        return self.first + self.second
+
 
 _Key: TypeAlias = tuple[Kind, int]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
-from ledger.core.entries import Entry, take_entry
+from ledger.core.entries import Entry, entry_end, take_entry
 from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import SIGNATURE_BYTES, SigningKey, verify
 from ledger.core.votes import (
@@ -44,6 +44,7 @@ __all__ = [
     "Header",
     "Proposal",
     "Vote",
+    "entry_offsets",
     "sign_proposal",
     "sign_vote",
 ]
@@ -255,3 +256,12 @@ def _check_entries(header: Header, entries: tuple[Entry, ...], what: str) -> Non
         raise WireError(f"{what}: {len(entries)} entries, the header counts {header.count}")
     if sum([len(entry.encoded) for entry in entries]) > BLOCK_ENTRIES_BYTES_MAX:
         raise WireError(f"{what}: its entries have more than {BLOCK_ENTRIES_BYTES_MAX} bytes")
+
+
+def entry_offsets(data: bytes) -> list[int]:
+    """Where in an encoded block each entry begins, and where the last one ends; `WireError` as `Block.decode`."""
+    header = Header.decode(data[:HEADER_BYTES])
+    offsets = [HEADER_BYTES]
+    for _ in range(header.count):
+        offsets.append(entry_end(data, offsets[-1]))
+    return offsets

@@ -82,6 +82,7 @@ __all__ = [
     "arbiters_hash",
     "decode_entry",
     "decode_voucher",
+    "entry_end",
     "sign_decree",
     "sign_entry",
     "sign_rekey",
@@ -282,6 +283,17 @@ _LONG: Final[dict[int, Callable[[Reader], Action]]] = {
     int(EntryType.ROTATE): _take_rotate,
     int(EntryType.PARAM): _take_param,
 }
+
+
+def entry_end(data: bytes, start: int) -> int:
+    """Where the entry at `start` of `data` ends; the fields are read only where the type alone does not tell."""
+    layout = _LAYOUTS.get(data[start]) if 0 <= start < len(data) else None
+    if layout is None:
+        return take_entry(data, start)[1]
+    end = start + layout.size + SIGNATURE_BYTES
+    if end > len(data):
+        raise WireError("entry: it is cut short")
+    return end
 
 
 def _body(account: AccountId, seq: int, not_after_ms: int, fee: int, action: Action) -> bytes:

@@ -72,7 +72,7 @@ RULES = [
         rule(room, "sqlite3", "a database has one owner, which numbers its writes", doors)
         for room, doors in {
             "p2p": "",
-            "ledger": "ledger/store.py",
+            "ledger": "ledger/database.py",
             "executor": "",
             "bootstrap": "",
             "millrace": "millrace/journal.py",

@@ -23,6 +23,7 @@ from tests.core.ledger_ordering.machines import PAYEE, PAYER, WALL_MS, Machine, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ledger.blocks import Head
     from ledger.core.block import FinalBlock
 
 ONE = genesis(1)
@@ -91,18 +92,19 @@ def test_a_batch_is_there_as_a_whole_or_not_at_all(
     blocks = final_blocks(2)
     first_vote = vote(genesis(4), 0, Kind.SKIP, 9)
     store = open_store(tmp_path / "a.db", ONE)
-    insert = store._insert_block
+    write_head = store._write_head
 
-    def explode(connection: sqlite3.Connection, block: FinalBlock) -> None:
+    def explode(connection: sqlite3.Connection, head: Head) -> None:
         if fails == "after":
-            insert(connection, block)
+            write_head(connection, head)
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(store, "_insert_block", explode)
+    monkeypatch.setattr(store, "_write_head", explode)
     with pytest.raises(StoreError):
         store.write(Batch(votes=(PersistVote(first_vote, None),), blocks=blocks))
     monkeypatch.undo()
     assert store.height() == 0
+    assert store.place(blocks[0].entries[0].entry_id(ONE.network_id)) is None
     assert store.load_saved(ONE.committee).votes == ()
     store.write(Batch(blocks=blocks))
     assert store.height() == 2
@@ -112,12 +114,12 @@ def test_a_batch_is_there_as_a_whole_or_not_at_all(
 def test_a_full_disk_is_told_apart_and_the_store_goes_on(tmp_path: Path) -> None:
     blocks = final_blocks(40)
     with open_store(tmp_path / "a.db", ONE) as store:
-        pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
-        store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+        pages = store.database.writer.execute("PRAGMA page_count").fetchone()[0]
+        store.database.writer.execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(StoreFullError, match="free some space"):
             store.write(Batch(blocks=blocks))
         assert store.height() == 0
-        store._writer.execute("PRAGMA max_page_count = 1000000")
+        store.database.writer.execute("PRAGMA max_page_count = 1000000")
         store.write(Batch(blocks=blocks))
         assert store.load_chain().tip.height == 40
 
@@ -157,7 +159,10 @@ def test_a_missing_block_is_found(tmp_path: Path) -> None:
     with open_store(tmp_path / "a.db", ONE) as store:
         store.write(Batch(blocks=final_blocks(3)))
     damage(tmp_path / "a.db", "DELETE FROM blocks WHERE height = 2")
-    with open_store(tmp_path / "a.db", ONE) as store, pytest.raises(StoreCorruptError, match="block 3"):
+    with (
+        open_store(tmp_path / "a.db", ONE) as store,
+        pytest.raises(StoreCorruptError, match="block 2 is missing"),
+    ):
         store.load_chain()
 
 
@@ -175,5 +180,5 @@ def test_signed_entries_survive(tmp_path: Path) -> None:
 
 def test_it_runs_with_full_synchronous_writes(tmp_path: Path) -> None:
     with open_store(tmp_path / "a.db", ONE) as store:
-        assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert store.database.writer.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert store.database.writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
