@@ -11,9 +11,13 @@ from ledger.core.encoding import WireError
 from ledger.core.entries import decode_entry
 from ledger.core.requests import (
     BLOCKS_BYTES_MAX,
+    EVIDENCE_PER_ANSWER_MAX,
     WAITING_TOLD_MAX,
     AccountOf,
     BlocksFrom,
+    ConsistencyOf,
+    EvidenceAfter,
+    HandoversFrom,
     Head,
     LedgerRequest,
     LockOf,
@@ -24,6 +28,7 @@ from ledger.core.requests import (
     encode_error,
 )
 from ledger.core.state import Reason
+from ledger.proofs import certified_header, consistency_path, handover_of
 from ledger.store import StoreError
 
 if TYPE_CHECKING:
@@ -94,6 +99,19 @@ class LedgerService:
             case ReceiptOf(entry_id):
                 receipt = self._archive.receipt(entry_id)
                 return {"receipt": b"" if receipt is None else receipt.encode()}
+            case _:
+                return self._prove(request)
+
+    def _prove(self, request: HandoversFrom | ConsistencyOf | EvidenceAfter) -> dict[str, Any]:
+        """What readers without the ledger ask for."""
+        match request:
+            case HandoversFrom(epoch, count):
+                return {"handovers": self._handovers(epoch, count)}
+            case ConsistencyOf(old_size, size):
+                path = consistency_path(self._archive, old_size, size)
+                return {"held": path is not None, "path": list(path or ())}
+            case EvidenceAfter(after):
+                return self._evidence(after)
 
     async def _take(self, entry: Entry) -> dict[str, Any]:
         if self._submit is None:
@@ -107,6 +125,7 @@ class LedgerService:
 
     def _head(self) -> dict[str, Any]:
         tip = self._archive.chain.tip
+        head = certified_header(self._archive, self._archive.height)
         return {
             "height": self._archive.height,
             "slot": tip.slot,
@@ -114,7 +133,31 @@ class LedgerService:
             "time_ms": tip.time_ms,
             "faults_tolerated": self._archive.chain.committee.faults,
             "halted": self._archive.trouble,
+            "base": self._archive.store.first_height,
+            "certified": b"" if head is None else head.encode(),
         }
+
+    def _handovers(self, epoch: int, count: int) -> list[bytes]:
+        taken: list[bytes] = []
+        size = 0
+        while len(taken) < count and (found := handover_of(self._archive, epoch + len(taken))) is not None:
+            data = found.encode()
+            size += len(data)
+            if taken and size > BLOCKS_BYTES_MAX:
+                break
+            taken.append(data)
+        return taken
+
+    def _evidence(self, after: int) -> dict[str, Any]:
+        taken: list[bytes] = []
+        size = 0
+        for number, record in self._archive.store.evidence(after, EVIDENCE_PER_ANSWER_MAX):
+            size += len(record)
+            if taken and size > BLOCKS_BYTES_MAX:
+                break
+            taken.append(record)
+            after = number
+        return {"evidence": taken, "next": after}
 
     async def _blocks(self, peer: AccountId, request: BlocksFrom) -> dict[str, Any]:
         if request.wait_ms and self._archive.height < request.height and self._may_wait(peer):

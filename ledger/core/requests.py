@@ -7,23 +7,32 @@ A request is `{"op": name, …}`; an answer is `{"ok": {…}}` or `{"error": cod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ledger.core.block import FINAL_BLOCK_BYTES_MAX
 from ledger.core.encoding import WireError, pack, unpack
 from ledger.core.entries import ENTRY_BYTES_MAX
 from ledger.core.keys import ACCOUNT_BYTES, AccountId
+from ledger.core.votes import EPOCH_MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "ANSWER_BYTES_MAX",
     "BLOCKS_BYTES_MAX",
     "BLOCKS_PER_ANSWER_MAX",
+    "EVIDENCE_PER_ANSWER_MAX",
+    "HANDOVERS_PER_ANSWER_MAX",
     "LEDGER",
     "REQUEST_BYTES_MAX",
     "WAITING_TOLD_MAX",
     "WAIT_MS_MAX",
     "AccountOf",
     "BlocksFrom",
+    "ConsistencyOf",
+    "EvidenceAfter",
+    "HandoversFrom",
     "Head",
     "LedgerRequest",
     "LockOf",
@@ -40,7 +49,8 @@ __all__ = [
 
 LEDGER: Final = "ledger"
 """The protocol's name: /millrace/<network>/ledger/1."""
-REQUEST_BYTES_MAX: Final = 1024
+REQUEST_BYTES_MAX: Final = 4096
+"""The longest entry is 3,204 bytes."""
 BLOCKS_PER_ANSWER_MAX: Final = 64
 BLOCKS_BYTES_MAX: Final = 256 << 10
 """Blocks of one answer: about 1,200 entries, a tenth of a second of signature checks. One block may be larger."""
@@ -48,6 +58,8 @@ ANSWER_BYTES_MAX: Final = max(BLOCKS_BYTES_MAX, FINAL_BLOCK_BYTES_MAX) + 4096
 WAIT_MS_MAX: Final = 25_000
 WAITING_TOLD_MAX: Final = 16
 """Entries of one account that an `account` answer shows: a wallet has one at a time."""
+HANDOVERS_PER_ANSWER_MAX: Final = 16
+EVIDENCE_PER_ANSWER_MAX: Final = 64
 ITEMS_MAX: Final = 1024
 """Fields and list items of a message together: what the largest answer has, several times over."""
 _HEIGHT_MAX: Final = 1 << 62
@@ -71,7 +83,8 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the chain ends. Answer: height, slot, tree_size, time_ms, faults_tolerated, halted (text or empty)."""
+    """Where the chain ends. Answer: height, slot, tree_size, time_ms, faults_tolerated, halted (text or empty), base
+    (the height below which no blocks are held), certified (a `CertifiedHeader`, empty before the first block)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,45 +118,56 @@ class ReceiptOf:
     entry_id: bytes
 
 
-LedgerRequest: TypeAlias = Submit | Head | BlocksFrom | AccountOf | LockOf | ReceiptOf
+@dataclass(frozen=True, slots=True)
+class HandoversFrom:
+    """How the committees follow one another from that of `epoch` on. Answer: handovers."""
+
+    epoch: int
+    count: int = HANDOVERS_PER_ANSWER_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyOf:
+    """That the log of `size` goes on from that of `old_size`. Answer: held (whether it has so many), path."""
+
+    old_size: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceAfter:
+    """Proofs of lies that this node holds, past the first `after`. Answer: evidence, next (the `after` to ask next)."""
+
+    after: int
+
+
+LedgerRequest: TypeAlias = (
+    Submit
+    | Head
+    | BlocksFrom
+    | AccountOf
+    | LockOf
+    | ReceiptOf
+    | HandoversFrom
+    | ConsistencyOf
+    | EvidenceAfter
+)
 
 
 def encode_request(request: LedgerRequest) -> bytes:
-    """The bytes of one request."""
-    match request:
-        case Submit(entry):
-            return pack({"op": "submit", "entry": entry})
-        case Head():
-            return pack({"op": "head"})
-        case BlocksFrom(height, count, wait_ms):
-            return pack({"op": "blocks", "height": height, "count": count, "wait_ms": wait_ms})
-        case AccountOf(account):
-            return pack({"op": "account", "account": account})
-        case LockOf(lock_id):
-            return pack({"op": "lock", "lock_id": lock_id})
-        case ReceiptOf(entry_id):
-            return pack({"op": "receipt", "entry_id": entry_id})
+    """The bytes of one request: a request's fields have the names that they have on the wire."""
+    named = {name: getattr(request, name) for name in request.__slots__}
+    return pack({"op": _OPERATIONS[type(request)], **named})
 
 
 def decode_request(data: bytes) -> LedgerRequest:
     """The request in `data`; any other bytes are a `WireError`."""
     fields = _fields(data, REQUEST_BYTES_MAX, "request")
     name = field(fields, "op", str)
-    if name == "submit":
-        return Submit(_bytes(fields, "entry", 1, ENTRY_BYTES_MAX))
-    if name == "head":
-        return Head()
-    if name == "blocks":
-        height = _number(fields, "height", 1, _HEIGHT_MAX)
-        count = _number(fields, "count", 1, BLOCKS_PER_ANSWER_MAX)
-        return BlocksFrom(height, count, _number(fields, "wait_ms", 0, WAIT_MS_MAX))
-    if name == "account":
-        return AccountOf(AccountId(_bytes(fields, "account", ACCOUNT_BYTES, ACCOUNT_BYTES)))
-    if name == "lock":
-        return LockOf(_bytes(fields, "lock_id", 32, 32))
-    if name == "receipt":
-        return ReceiptOf(_bytes(fields, "entry_id", 32, 32))
-    raise WireError(f"request: unknown operation {name[:40]!r}")
+    read = _READERS.get(name)
+    if read is None:
+        raise WireError(f"request: unknown operation {name[:40]!r}")
+    return read(fields)
 
 
 def encode_answer(fields: dict[str, Any]) -> bytes:
@@ -192,3 +216,35 @@ def _bytes(fields: dict[str, Any], name: str, least: int, most: int) -> bytes:
     if not least <= len(value) <= most:
         raise WireError(f"field {name!r} has {len(value)} bytes, allowed are {least} to {most}")
     return value
+
+
+_OPERATIONS: Final[dict[type, str]] = {
+    Submit: "submit",
+    Head: "head",
+    BlocksFrom: "blocks",
+    AccountOf: "account",
+    LockOf: "lock",
+    ReceiptOf: "receipt",
+    HandoversFrom: "handovers",
+    ConsistencyOf: "consistency",
+    EvidenceAfter: "evidence",
+}
+_READERS: Final[dict[str, Callable[[dict[str, Any]], LedgerRequest]]] = {
+    "submit": lambda fields: Submit(_bytes(fields, "entry", 1, ENTRY_BYTES_MAX)),
+    "head": lambda _fields: Head(),
+    "blocks": lambda fields: BlocksFrom(
+        _number(fields, "height", 1, _HEIGHT_MAX),
+        _number(fields, "count", 1, BLOCKS_PER_ANSWER_MAX),
+        _number(fields, "wait_ms", 0, WAIT_MS_MAX),
+    ),
+    "account": lambda fields: AccountOf(AccountId(_bytes(fields, "account", ACCOUNT_BYTES, ACCOUNT_BYTES))),
+    "lock": lambda fields: LockOf(_bytes(fields, "lock_id", 32, 32)),
+    "receipt": lambda fields: ReceiptOf(_bytes(fields, "entry_id", 32, 32)),
+    "handovers": lambda fields: HandoversFrom(
+        _number(fields, "epoch", 0, EPOCH_MAX), _number(fields, "count", 1, HANDOVERS_PER_ANSWER_MAX)
+    ),
+    "consistency": lambda fields: ConsistencyOf(
+        _number(fields, "old_size", 0, _HEIGHT_MAX), _number(fields, "size", 0, _HEIGHT_MAX)
+    ),
+    "evidence": lambda fields: EvidenceAfter(_number(fields, "after", 0, _HEIGHT_MAX)),
+}

@@ -10,12 +10,18 @@ import trio
 
 from ledger.archive import Archive
 from ledger.core.encoding import pack
+from ledger.core.heads import CertifiedHeader
 from ledger.core.keys import SigningKey
+from ledger.core.light import LightClient
 from ledger.core.receipt import Receipt
 from ledger.core.requests import (
     BLOCKS_BYTES_MAX,
+    EVIDENCE_PER_ANSWER_MAX,
     AccountOf,
     BlocksFrom,
+    ConsistencyOf,
+    EvidenceAfter,
+    HandoversFrom,
     Head,
     LockOf,
     ReceiptOf,
@@ -25,6 +31,7 @@ from ledger.core.requests import (
     encode_request,
 )
 from ledger.core.state import Reason
+from ledger.proofs import certified_header
 from ledger.service import IN_FLIGHT_PER_PEER_MAX, POLLS_MAX, POLLS_PER_PEER_MAX, LedgerService
 from ledger.store import Batch, open_store
 from tests.core.ledger_ordering.machines import KEYS, PAYEE, PAYER, Machine, entry, genesis
@@ -68,7 +75,12 @@ HOSTILE = [
     pack({"op": "account", "account": b"x" * 31}),
     pack({"op": "lock", "lock_id": "text"}),
     pack({"op": "receipt", "entry_id": b"x" * 33}),
-    pack({"op": "head", "pad": b"x" * 2000}),
+    pack({"op": "head", "pad": b"x" * 5000}),
+    pack({"op": "handovers", "epoch": 0, "count": 17}),
+    pack({"op": "handovers", "epoch": 1 << 32, "count": 1}),
+    pack({"op": "consistency", "old_size": 1}),
+    pack({"op": "consistency", "old_size": -1, "size": 2}),
+    pack({"op": "evidence", "after": "0"}),
 ]
 
 
@@ -109,6 +121,41 @@ async def test_it_tells_what_it_knows(archive: Archive) -> None:
     assert (await ask(BlocksFrom(3)))["blocks"] == []
     refused = await ask(Submit(entry(ONE, seq=3).encode()))
     assert (refused["status"], refused["reason"]) == ("refused", Reason.BUSY)
+
+
+async def test_it_proves_its_head_and_that_its_log_only_grows(archive: Archive) -> None:
+    service = LedgerService(archive)
+
+    async def ask(request: object) -> dict[str, object]:
+        return decode_answer(await service.answer(PEER, encode_request(request)))  # type: ignore[arg-type]
+
+    light = LightClient(ONE)
+    first = certified_header(archive, 1)
+    assert first is not None
+    assert light.advance(first) is None
+    head = await ask(Head())
+    assert head["base"] == 1
+    newest = CertifiedHeader.decode(head["certified"])  # type: ignore[arg-type]
+    proof = await ask(ConsistencyOf(first.header.tree_size, newest.header.tree_size))
+    assert proof["held"] is True
+    assert light.advance(newest, proof["path"]) is None  # type: ignore[arg-type]
+    assert light.height == 2
+    for old_size, size in ((0, 3), (2, 1), (1 << 40, 1 << 41)):
+        assert await ask(ConsistencyOf(old_size, size)) == {"held": False, "path": []}
+    assert await ask(HandoversFrom(0)) == {"handovers": []}
+    assert await ask(HandoversFrom(9)) == {"handovers": []}
+
+
+async def test_evidence_is_told_in_the_order_it_came(archive: Archive) -> None:
+    records = [bytes([number]) * 300 for number in range(EVIDENCE_PER_ANSWER_MAX + 5)]
+    await archive.write(Batch(evidence=tuple(records)))
+    service, after, heard = LedgerService(archive), 0, list[bytes]()
+    for _ in range(3):
+        answer = decode_answer(await service.answer(PEER, encode_request(EvidenceAfter(after))))
+        heard += answer["evidence"]
+        after = answer["next"]
+    assert heard == records
+    assert after == len(records)
 
 
 async def test_a_long_poll_ends_with_the_block_or_the_time(archive: Archive, autojump_clock: object) -> None:

@@ -124,7 +124,7 @@ function blocks(spec, same, holds) {
 
 function receipts(spec, same) {
   const leaf1 = leafHash(example.lock);
-  const receipt = Buffer.concat([example.transfer, u(64, 0), u(8, 1), leaf1, example.header, example.certificate]);
+  const receipt = Buffer.concat([example.transfer, u(64, 0), u(8, 1), leaf1, example.header, u(16, 0), example.certificate, u(16, 0), u(8, 0)]);
   same("§7 receipt", receipt, spec.bytes("The receipt for Alice's TRANSFER"));
   verifyReceipt(decodeReceipt(receipt), genesis);
   example.receipt = receipt;
@@ -223,7 +223,7 @@ function leases(spec, same, holds) {
   messages.forEach((message, at) => same(`§12 ${message.t}`, pack(message), stated[at]));
   for (const bytes of stated) unpack(unhex(bytes));
   const locked = pack({ t: "locked", receipt: example.receipt });
-  same("§12 locked", locked.subarray(0, -496), spec.span("One message of each kind but `locked`, which is"));
+  same("§12 locked", locked.subarray(0, -501), spec.span("One message of each kind but `locked`, which is"));
 }
 
 function tasks(spec, same) {

@@ -50,9 +50,10 @@ function counted(value, least, most) {
 // ---- entries and vouchers (§3) ----
 
 const TYPES = { 1: "TRANSFER", 2: "LOCK", 3: "CLAIM", 4: "EXPIRE" };
-export function readEntry(r) {
+const PROVED_TYPES = { ...TYPES, 9: "REKEY", 10: "ROTATE" }; // a receipt may hold these too
+export function readEntry(r, types = TYPES) {
   const from = r.at;
-  const type = TYPES[r.u8()];
+  const type = types[r.u8()];
   need(type, "no such type of entry");
   const entry = { type, account: needKey(r.take(32), "the account"), seq: i63(r.u64(), "seq") };
   need(entry.seq >= 1n, "seq 0");
@@ -68,6 +69,17 @@ export function readEntry(r) {
     entry.expiry = i63(r.u64(), "expiry");
     need(r.take(8 + 32 + 1 + 2).every((byte) => byte === 0), "a reserved field is not zero");
     entry.termsHash = r.take(32);
+  } else if (type === "REKEY") {
+    entry.newKey = needKey(r.take(32), "new_key");
+    entry.recovery = r.take(32);
+    need(entry.recovery.equals(ZERO32) || strictKey(entry.recovery), "recovery");
+    entry.proof = r.take(64);
+  } else if (type === "ROTATE") {
+    need(i63(r.u64(), "decree") >= 1n, "decree 0");
+    entry.witnesses = Array.from({ length: counted(r.u8(), 1, 64) }, () => needKey(r.take(32), "a witness"));
+    need(new Set(entry.witnesses.map(hex)).size === entry.witnesses.length, "a witness twice");
+    const bits = r.u16();
+    for (let at = 0; at < 16; at++) if ((bits >> at) & 1) r.take(64);
   } else {
     entry.lockId = r.take(32);
     if (type === "CLAIM") {
@@ -83,8 +95,8 @@ export function readEntry(r) {
 }
 export const decodeEntry = (bytes) => whole(bytes, readEntry);
 export const entryId = (entry, networkId) => sha256(signingBytes(KIND.ENTRY, networkId, entry.body));
-export const entrySigned = (entry, networkId) =>
-  verifyBytes(entry.account, signingBytes(KIND.ENTRY, networkId, entry.body), entry.signature);
+export const entrySigned = (entry, networkId, key = entry.account) =>
+  verifyBytes(key, signingBytes(KIND.ENTRY, networkId, entry.body), entry.signature);
 
 export const decodeVoucher = (bytes) =>
   whole(bytes, (r) => ({ lockId: r.take(32), cumulative: amount(r.u64(), 1n, "cumulative"), signature: r.take(64) }));
@@ -226,26 +238,89 @@ export function consistent(oldSize, newSize, oldRoot, newRoot, proof) {
   return last === 0n && left.equals(oldRoot) && right.equals(newRoot);
 }
 
-// ---- receipts (§7.1) ----
+// ---- receipts and handovers (§7.1, §7.3) ----
 
-export const decodeReceipt = (bytes) =>
-  whole(bytes, (r) => {
-    const entry = readEntry(r);
-    const index = i63(r.u64(), "index");
-    const nodes = r.u8();
-    need(nodes <= 64, "nodes in the path");
-    const path = Array.from({ length: nodes }, () => r.take(32));
-    return { entry, index, path, header: readHeader(r), certificate: readCertificate(r) };
+function readPath(r) {
+  const nodes = r.u8();
+  need(nodes <= 64, "nodes in the path");
+  return Array.from({ length: nodes }, () => r.take(32));
+}
+function readLeaf(r) {
+  const entry = readEntry(r, PROVED_TYPES);
+  return { entry, index: i63(r.u64(), "index"), path: readPath(r) };
+}
+function readCertifiedHeader(r) {
+  const header = readHeader(r);
+  const descendants = Array.from({ length: counted(r.u16(), 0, 512) }, () => readHeader(r));
+  const certificate = readCertificate(r);
+  const last = descendants.at(-1) ?? header;
+  need(certificate.kind === KIND.FINAL && certificate.slot === last.slot, "a certificate of another kind or slot");
+  need([certificate, ...descendants].every((each) => each.epoch === header.epoch), "two epochs");
+  return { header, descendants, last, certificate };
+}
+function readHandover(r) {
+  const entry = readEntry(r, PROVED_TYPES);
+  need(entry.type === "ROTATE", "a handover without ROTATE");
+  const handover = { entry, path: readPath(r), ...readCertifiedHeader(r) };
+  need(handover.header.count > 0, "a handover's block without entries");
+  return handover;
+}
+export function decodeReceipt(bytes) {
+  need(bytes.length <= 262144, "a receipt too long");
+  return whole(bytes, (r) => {
+    const receipt = { ...readLeaf(r), ...readCertifiedHeader(r) };
+    receipt.handovers = Array.from({ length: r.u16() }, () => readHandover(r));
+    receipt.rekeys = Array.from({ length: r.u8() }, () => readLeaf(r));
+    need(receipt.rekeys.every(({ entry }) => entry.type === "REKEY"), "an entry among the REKEYs is none");
+    return receipt;
   });
+}
+function inLog(leaf, header) {
+  const root = inclusionRoot(leafHash(leaf.entry.bytes), leaf.index, header.treeSize, leaf.path);
+  return root !== null && root.equals(header.logRoot);
+}
+function linked({ header, descendants, certificate }, networkId) {
+  let below = header;
+  for (const next of descendants) {
+    const follows = next.height === below.height + 1n && next.parentSlot === below.slot;
+    if (!follows || !next.parentHash.equals(headerHash(below, networkId))) return false;
+    below = next;
+  }
+  return certificate.blockHash.equals(headerHash(below, networkId));
+}
+/** R7.2, 1: the key that must have signed the entry. */
+function signerOf({ entry, index, header, rekeys }, networkId) {
+  let [key, recovery, from] = [entry.account, ZERO32, -1n];
+  rekeys.forEach((rekey, at) => {
+    const e = rekey.entry;
+    const must = (condition) => { if (!condition) throw new Refused("rekey"); };
+    must(e.account.equals(entry.account) && e.seq === BigInt(at + 1));
+    must(from < rekey.index && rekey.index < index && inLog(rekey, header));
+    must(entrySigned(e, networkId, recovery.equals(ZERO32) ? key : recovery));
+    const proved = signingBytes(13, networkId, Buffer.concat([e.account, u(64, e.seq), e.newKey, e.recovery]));
+    must(verifyBytes(e.newKey, proved, e.proof));
+    [key, recovery, from] = [e.newKey, e.recovery, rekey.index];
+  });
+  if (entry.type !== "REKEY") return key;
+  if (entry.seq !== BigInt(rekeys.length + 1)) throw new Refused("rekey");
+  return recovery.equals(ZERO32) ? key : recovery;
+}
 /** R7.2, in its order. */
 export function verifyReceipt(receipt, genesis) {
-  const { entry, index, path, header, certificate } = receipt;
-  if (!entrySigned(entry, genesis.networkId)) throw new Refused("signature");
-  const root = inclusionRoot(leafHash(entry.bytes), index, header.treeSize, path);
-  if (!root || !root.equals(header.logRoot)) throw new Refused("inclusion");
-  const here = certificate.kind === KIND.FINAL && certificate.epoch === header.epoch && certificate.slot === header.slot;
-  if (!here || !certificate.blockHash.equals(headerHash(header, genesis.networkId))) throw new Refused("block");
-  const fault = certificateFault(certificate, genesis);
+  const { networkId } = genesis;
+  if (!entrySigned(receipt.entry, networkId, signerOf(receipt, networkId))) throw new Refused("signature");
+  if (!inLog(receipt, receipt.header)) throw new Refused("inclusion");
+  if (!linked(receipt, networkId)) throw new Refused("block");
+  let committee = { networkId, epoch: 0, witnesses: genesis.witnesses, quorum: genesis.quorum };
+  for (const handover of receipt.handovers) {
+    const { entry, header, certificate, path } = handover;
+    const holds = header.epoch === committee.epoch && inLog({ entry, index: header.treeSize - 1n, path }, header);
+    if (!holds || !linked(handover, networkId) || certificateFault(certificate, committee)) throw new Refused("handover");
+    const { witnesses } = entry;
+    committee = { networkId, epoch: committee.epoch + 1, witnesses, quorum: Math.floor((2 * witnesses.length) / 3) + 1 };
+  }
+  if (committee.epoch !== receipt.header.epoch) throw new Refused("handover");
+  const fault = certificateFault(receipt.certificate, committee);
   if (fault) throw new Refused("certificate", fault);
 }
 
