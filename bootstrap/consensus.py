@@ -46,14 +46,25 @@ _log = logging.getLogger(__name__)
 
 
 class ConsensusLinks:
-    """The ledger's `Links`: sends to any other witness of the network, and delivers what they send.
+    """The ledger's `Links`: sends to any other witness of the present epoch, and delivers what they send.
 
     Constructing starts nothing: `run` serves and connects until it is cancelled.
     """
 
-    def __init__(self, host: Connector, me: AccountId, witnesses: Sequence[AccountId]) -> None:
+    def __init__(self, host: Connector, me: AccountId, witnesses: Sequence[AccountId] = ()) -> None:
         self._host = host
-        self._out = {account: _Outbox(account) for account in witnesses if account != me}
+        self._me = me
+        self._out: dict[AccountId, _Outbox] = {}
+        self._changed = trio.Event()
+        self.change(witnesses)
+
+    def change(self, witnesses: Sequence[AccountId]) -> None:
+        """From now on, speak with these, and with nobody else; with nobody, if we are not one of them."""
+        wanted = witnesses if self._me in witnesses else ()
+        self._out = {
+            account: self._out.get(account) or _Outbox(account) for account in wanted if account != self._me
+        }
+        self._changed.set()
 
     @property
     def connected(self) -> tuple[AccountId, ...]:
@@ -83,6 +94,8 @@ class ConsensusLinks:
                 _log.debug("consensus: %s is no witness of this network; refused", peer_id(channel.peer))
                 return
             async for message in channel:
+                if channel.peer not in self._out:
+                    return  # a witness of an epoch that is over
                 deliver(channel.peer, message)
 
         self._host.serve(
@@ -91,13 +104,23 @@ class ConsensusLinks:
             frame_bytes_max=MESSAGE_BYTES_MAX,
             streams_per_peer_max=STREAMS_PER_WITNESS_MAX,
         )
+        kept: dict[AccountId, trio.CancelScope] = {}
         async with trio.open_nursery() as nursery:
-            for outbox in self._out.values():
-                nursery.start_soon(self._keep_connected, outbox)
-            if not self._out:  # the only witness: nobody to send to, and still a task to own
-                nursery.start_soon(trio.sleep_forever)
+            while True:
+                self._changed = trio.Event()
+                for account in [account for account in kept if account not in self._out]:
+                    kept.pop(account).cancel()
+                for account, outbox in self._out.items():
+                    if account not in kept:
+                        kept[account] = trio.CancelScope()
+                        nursery.start_soon(self._keep_connected, outbox, kept[account])
+                await self._changed.wait()
 
-    async def _keep_connected(self, outbox: _Outbox) -> None:
+    async def _keep_connected(self, outbox: _Outbox, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._connect_again_and_again(outbox)
+
+    async def _connect_again_and_again(self, outbox: _Outbox) -> None:
         backoff_s = BACKOFF_S_MIN
         while True:
             await outbox.wait()  # a witness with nothing to say needs no channel

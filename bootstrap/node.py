@@ -30,15 +30,14 @@ from bootstrap.config import (
     prepare_data_dir,
 )
 from bootstrap.consensus import ConsensusLinks
+from bootstrap.duty import Duty
 from bootstrap.errors import OperatorError
-from bootstrap.genesis import NetworkFile, check_bootstrap_address, fault_line, load_network
+from bootstrap.genesis import NetworkFile, check_bootstrap_address, load_network
 from ledger.archive import Archive
 from ledger.core.keys import AccountId, SigningKey, peer_id
 from ledger.core.requests import ANSWER_BYTES_MAX, REQUEST_BYTES_MAX
 from ledger.service import LedgerService
 from ledger.store import StoreError, open_store
-from ledger.sync import Follower
-from ledger.witness import Witness
 from p2p.core.errors import IdentityError, ListenError, LocalProtocolError
 from p2p.identity import load_identity
 from p2p.mesh import Mesh, MeshConfig, open_mesh
@@ -135,39 +134,18 @@ async def _serve(
     async def request(account: AccountId, body: bytes, timeout_s: float) -> bytes:
         return await mesh.requests.request(account, LEDGER, body, timeout_s, body_bytes_max=ANSWER_BYTES_MAX)
 
-    committee = archive.chain.committee
-    is_witness = key.account in committee
+    entry_points = tuple(check_bootstrap_address(text)[1] for text in network.bootstrap)
+    links = ConsensusLinks(mesh.host, key.account)
+    duty = Duty(key, archive, links, request, clock_ms, entry_points=entry_points)
+    service = LedgerService(archive, duty.submit)
     async with trio.open_nursery() as nursery:
-        if is_witness:
-            links = ConsensusLinks(mesh.host, key.account, committee.witnesses)
-            witness = Witness(key, archive, links, request, clock_ms)
-            nursery.start_soon(links.run, witness.receive)
-            nursery.start_soon(witness.run)
-            service = LedgerService(archive, witness.submit, witness.waiting)
-        else:
-            _log.warning(
-                "%s is no witness of %r: it serves a verified copy", peer_id(key.account), network.name
-            )
-            follower = Follower(
-                network.genesis,
-                archive.store,
-                lambda: archive.chain.committee.witnesses,
-                request,
-                archive=archive,
-            )
-            nursery.start_soon(follower.run)
-            service = LedgerService(archive)
+        nursery.start_soon(links.run, duty.receive)
+        nursery.start_soon(duty.run)
         mesh.requests.serve(
             LEDGER, service.answer, body_bytes_max=ANSWER_BYTES_MAX, question_bytes_max=REQUEST_BYTES_MAX
         )
-        _log.info(
-            "%s of network %r: %s",
-            "witness" if is_witness else "entry point",
-            network.name,
-            fault_line(committee),
-        )
         if ready is not None:
-            ready(Ready(key.account, mesh.host.addresses, network, is_witness))
+            ready(Ready(key.account, mesh.host.addresses, network, duty.is_witness))
 
 
 @contextmanager

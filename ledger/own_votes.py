@@ -9,13 +9,14 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from ledger.core.block import Proposal
+from ledger.core.block import Proposal, ends_epoch
 from ledger.core.encoding import WireError
 from ledger.core.events import Saved
 from ledger.core.votes import Certificate, Vote
 from ledger.drawers import Drawer, Drawers
 
 if TYPE_CHECKING:
+    from ledger.core.block import FinalBlock
     from ledger.core.committee import Committee
     from ledger.core.events import PersistVote
     from ledger.database import Connection, Database
@@ -45,11 +46,16 @@ class OwnVotes:
             key = _SLOT.pack(proposal.header.epoch, proposal.header.slot)
             self._drawers.put(connection, Drawer.PROPOSALS, key, proposal.encode())
 
-    def forget(self, connection: Connection, final_slot: int) -> None:
-        """Inside a transaction: slots up to the final one are settled for ever, no vote in them is asked for again."""
+    def forget(self, connection: Connection, final: FinalBlock) -> None:
+        """Inside a transaction: drop what is settled, of which no vote is asked for again.
+
+        That is every slot up to the final block's; and the whole epoch, if the block is its last.
+        """
+        epoch = final.header.epoch + ends_epoch(final.entries)
         for drawer in (Drawer.VOTES, Drawer.CERTIFICATES, Drawer.PROPOSALS):
             for key in self._drawers.keys(drawer):
-                if _SLOT.unpack_from(key)[1] <= final_slot:
+                of_epoch, slot = _SLOT.unpack_from(key)
+                if of_epoch < epoch or slot <= final.header.slot:
                     self._drawers.delete(connection, drawer, key)
 
     def load(self, committee: Committee, final_certificate: Certificate | None) -> Saved:

@@ -226,7 +226,7 @@ class Store:
             for block in batch.blocks:
                 draft.head = self._blocks.put(draft.connection, draft.head, block)
             if batch.blocks:
-                self._own_votes.forget(draft.connection, batch.blocks[-1].header.slot)
+                self._own_votes.forget(draft.connection, batch.blocks[-1])
 
     @contextmanager
     def _changes(self) -> Iterator[_Draft]:
@@ -292,7 +292,7 @@ class Store:
     def load_saved(self, committee: Committee) -> Saved:
         """The votes of this witness above its last final block, and the blocks they notarise; `committee` is theirs."""
         last = self.block(self.height())
-        return self._own_votes.load(committee, None if last is None else last.certificate)
+        return self._own_votes.load(committee, None if last is None else last.finality)
 
     def evidence(self, after: int = 0, count_max: int = EVIDENCE_MAX) -> list[tuple[int, bytes]]:
         """Encoded evidence in the order it came, each with its number, from behind number `after` on."""

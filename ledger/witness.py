@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ledger.archive import Archive
     from ledger.core.entries import Entry
     from ledger.core.keys import AccountId, SigningKey
+    from ledger.core.mempool import Mempool
     from ledger.sync import Request
 
 __all__ = ["INBOX_BYTES_MAX", "INBOX_MESSAGES_MAX", "Links", "Witness"]
@@ -52,10 +53,10 @@ INBOX_BYTES_MAX: Final = 4 << 20
 SUBMISSIONS_MAX: Final = 4096
 EVENTS_PER_ROUND_MAX: Final = 256
 """How many events share one transaction: more would make early ones wait for late ones."""
-CATCH_UP_S: Final = 2.0
-"""How long the other witnesses are asked, at the start, for blocks that we missed."""
-LOOK_ROUND_S: Final = 5.0
+LOOK_IDLE_S: Final = 5.0
 """How often an idle witness compares its head with another one's."""
+LOOK_BUSY_S: Final = 1.0
+"""The same where something waits: what keeps it waiting may be settled elsewhere already."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class _Submission:
 
 
 class Witness:
-    """One of the network's witnesses. `run` orders entries until it is cancelled."""
+    """One of the witnesses of the present epoch. `run` orders entries until the epoch is over."""
 
     def __init__(
         self,
@@ -88,8 +89,13 @@ class Witness:
         links: Links,
         request: Request,
         clock_ms: Callable[[], int],
+        *,
+        pool: Mempool | None = None,
     ) -> None:
-        """`request` asks other witnesses' ledger services; `clock_ms` reads Unix milliseconds. Starts nothing."""
+        """`request` asks other witnesses' ledger services; `clock_ms` reads Unix milliseconds. Starts nothing.
+
+        `pool` is what waited when the last epoch ended. `ValueError` if the present committee does not name `key`.
+        """
         committee = archive.chain.committee
         if key.account not in committee:
             raise ValueError(f"{peer_id(key.account)} is no witness of network {archive.genesis.name!r}")
@@ -100,7 +106,8 @@ class Witness:
         self._request = request
         self._clock_ms = clock_ms
         saved = archive.store.load_saved(committee)
-        self._machine = Simplex(key, archive.chain, Now(0.0, clock_ms()), saved)
+        now = Now(trio.current_time(), clock_ms())
+        self._machine = Simplex(key, archive.chain, now, saved, pool=pool, asks=True)
         self._inbox: dict[AccountId, deque[bytes]] = {account: deque() for account in self._others}
         self._inbox_bytes: dict[AccountId, int] = dict.fromkeys(self._others, 0)
         self._submissions: deque[_Submission] = deque()
@@ -108,10 +115,9 @@ class Witness:
         self._caught_up: deque[CaughtUp] = deque()
         self._work = trio.Event()
         self._round_over = trio.Event()
-        self._behind: deque[AccountId] = deque(maxlen=1)
+        self._behind: dict[AccountId, None] = {}
         self._look = trio.Event()
         self._wake_at_s: float | None = 0.0
-        self._is_ready = False
 
     @property
     def faults_tolerated(self) -> int:
@@ -127,7 +133,14 @@ class Witness:
             return (
                 "the database is an older copy: votes that it lacks came back; it abstains from those slots"
             )
+        if not self._machine.may_vote:
+            return "it has just started, and waits for what the other witnesses remember of its votes"
         return ""
+
+    @property
+    def pool(self) -> Mempool:
+        """The entries that wait here; the next epoch's witness takes them over."""
+        return self._machine.pool
 
     def receive(self, sender: AccountId, message: bytes) -> None:
         """Take a message of another witness. Never waits: over the sender's limits its oldest messages are dropped."""
@@ -155,17 +168,16 @@ class Witness:
         return self._machine.pool.of(account, count_max)
 
     async def run(self) -> None:
-        """Catch up with the other witnesses, then order entries until cancelled."""
+        """Order entries until the epoch is over: until its last block is durable here."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._order)
-            # Votes of this key that an old database lacks concern slots near the network's head: get there first.
-            with trio.move_on_after(CATCH_UP_S):
-                async with trio.open_nursery() as others:
-                    for other in self._others:
-                        others.start_soon(self._pull_from, other)
-            self._is_ready = True
-            self._work.set()
             nursery.start_soon(self._pull_when_behind)
+            for other in self._others:
+                nursery.start_soon(self._pull_from, other)
+            await self._order()
+            nursery.cancel_scope.cancel()
+        for submission in (*self._submissions, *(item for items in self._waiting.values() for item in items)):
+            submission.refusal = Refusal(Reason.BUSY, "the committee changes: send it again")
+            submission.done.set()
 
     # The machine.
 
@@ -174,6 +186,8 @@ class Witness:
             await self._carry_out(self._feed(self._take_events()))
             self._round_over.set()
             self._round_over = trio.Event()
+            if self._machine.is_over:
+                return
             with trio.move_on_at(self._wake_at_s if self._wake_at_s is not None else float("inf")):
                 await self._work.wait()
             self._work = trio.Event()
@@ -183,8 +197,6 @@ class Witness:
         events: list[Event] = []
         while self._caught_up:
             events.append(self._caught_up.popleft())
-        if not self._is_ready:
-            return events
         if self._wake_at_s is not None and trio.current_time() >= self._wake_at_s:
             self._wake_at_s = None
             events.append(Tick())
@@ -224,10 +236,11 @@ class Witness:
                 case Judged(entry_id, refusal):
                     self._judge(entry_id, refusal)
                 case CatchUp(source):
-                    self._behind.append(source)
+                    self._behind[source] = None
                     self._look.set()
                 case Accuse(evidence):
-                    _log.error("witness %s signed two contradicting statements", peer_id(evidence.witness))
+                    liars = map(peer_id, evidence.culprits(self._machine.committee))
+                    _log.error("evidence: %s signed what no honest witness signs", ", ".join(liars))
                 case WakeAt(at_s):
                     self._wake_at_s = at_s
                 case _:
@@ -244,14 +257,15 @@ class Witness:
         """Pull from whoever shows a higher final block; now and then look whether somebody has one."""
         turn = 0
         while True:
-            with trio.move_on_after(LOOK_ROUND_S):
+            with trio.move_on_after(LOOK_BUSY_S if self._machine.is_waiting else LOOK_IDLE_S):
                 await self._look.wait()
             self._look = trio.Event()
-            if self._behind:
-                await self._pull_from(self._behind.popleft())
-            elif self._others:
+            behind, self._behind = self._behind, {}
+            if not behind and self._others:
                 turn += 1
-                await self._pull_from(self._others[turn % len(self._others)])
+                behind = {self._others[turn % len(self._others)]: None}
+            for source in behind:
+                await self._pull_from(source)
 
     async def _pull_from(self, source: AccountId) -> None:
         height = self.archive.chain.tip.height + 1

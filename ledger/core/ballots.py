@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ledger.core.encoding import Kind
-from ledger.core.votes import Certificate, Vote
+from ledger.core.evidence import proposal_pair, vote_pair
+from ledger.core.votes import VOTE_KINDS, Certificate, Vote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ledger.core.block import Proposal
     from ledger.core.committee import Committee
+    from ledger.core.evidence import Evidence, Place
     from ledger.core.keys import AccountId
 
-__all__ = ["EVIDENCE_MAX", "SLOTS_AHEAD_MAX", "Ballots", "Evidence"]
+__all__ = ["EVIDENCE_MAX", "SLOTS_AHEAD_MAX", "Ballots"]
 
 SLOTS_AHEAD_MAX: Final = 512
 """How far above the last final slot votes are kept. At three votes per witness this bounds memory;
 with the slot timer's growth (SPEC.md §6) it takes hours of a broken network to get that far."""
 EVIDENCE_MAX: Final = 256
-
-_CONTRADICTS: Final = {
-    Kind.NOTAR: (Kind.NOTAR,),
-    Kind.SKIP: (Kind.FINAL,),
-    Kind.FINAL: (Kind.FINAL, Kind.SKIP),
-}
-"""Which earlier vote of the same witness in the same slot a vote contradicts, if the blocks differ."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Two signed statements of one witness, about one slot, that no honest witness makes."""
-
-    witness: AccountId
-    slot: int
-    first: bytes
-    second: bytes
-
-    def encode(self) -> bytes:
-        """Both statements, as they are kept."""
-        return self.first + self.second
-
 
 _Key: TypeAlias = tuple[Kind, int]
 
@@ -58,7 +37,7 @@ class Ballots:
         self._votes: dict[_Key, dict[AccountId, Vote]] = {}
         self._certificates: dict[_Key, Certificate] = {}
         self._fresh: list[Certificate] = []
-        self._evidence: dict[tuple[AccountId, int], Evidence] = {}
+        self._evidence: dict[Place, Evidence] = {}
 
     def covers(self, slot: int) -> bool:
         """Whether votes for `slot` are kept: it is above the last final slot, and not too far."""
@@ -80,9 +59,14 @@ class Ballots:
 
     def contradict(self, first: Proposal, second: Proposal) -> Evidence | None:
         """Two different blocks that one leader signed for one slot."""
-        leader, slot = self._committee.leader(first.header.slot), first.header.slot
-        statements = (proposal.header.encode() + proposal.signature for proposal in (first, second))
-        return self._charge(Evidence(leader, slot, *statements))
+        return self.charge(proposal_pair(first, second))
+
+    def charge(self, evidence: Evidence | None) -> Evidence | None:
+        """Verified evidence of this epoch, if it is new: one piece per place is enough, and EVIDENCE_MAX in all."""
+        if evidence is None or evidence.place in self._evidence or len(self._evidence) >= EVIDENCE_MAX:
+            return None
+        self._evidence[evidence.place] = evidence
+        return evidence
 
     def is_empty(self) -> bool:
         """Whether nothing is known about any slot above the last final one."""
@@ -132,6 +116,11 @@ class Ballots:
         """Who is known to have voted so in `slot`."""
         return frozenset(self._votes.get((kind, slot), ()))
 
+    def votes_of(self, witness: AccountId, above_slot: int) -> list[Vote]:
+        """Every vote of one witness in slots above `above_slot`."""
+        found = [votes.get(witness) for (_, slot), votes in self._votes.items() if slot > above_slot]
+        return [vote for vote in found if vote is not None]
+
     def forget(self, final_slot: int) -> None:
         """Slots up to `final_slot` are settled: nothing about them is needed any more."""
         self._floor = max(self._floor, final_slot)
@@ -147,16 +136,8 @@ class Ballots:
             self.add_certificate(Certificate.from_votes(votes, self._committee))
 
     def _contradiction(self, vote: Vote) -> Evidence | None:
-        for kind in _CONTRADICTS[vote.kind]:
+        for kind in VOTE_KINDS:
             other = self._votes.get((kind, vote.slot), {}).get(vote.witness)
-            if other is not None and (other.kind, other.block_hash) != (vote.kind, vote.block_hash):
-                return self._charge(Evidence(vote.witness, vote.slot, other.encode(), vote.encode()))
+            if other is not None and (found := vote_pair(other, vote)) is not None:
+                return self.charge(found)
         return None
-
-    def _charge(self, evidence: Evidence) -> Evidence | None:
-        """One piece of evidence per witness and slot is enough, and EVIDENCE_MAX in all."""
-        place = (evidence.witness, evidence.slot)
-        if place in self._evidence or len(self._evidence) >= EVIDENCE_MAX:
-            return None
-        self._evidence[place] = evidence
-        return evidence

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
-from ledger.core.entries import Entry, entry_end, take_entry
+from ledger.core.entries import Entry, Rotate, entry_end, take_entry
 from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import SIGNATURE_BYTES, SigningKey, verify
 from ledger.core.votes import (
@@ -26,12 +26,15 @@ from ledger.core.votes import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ledger.core.committee import Committee
 
 __all__ = [
     "BLOCK_BYTES_MAX",
     "BLOCK_ENTRIES_BYTES_MAX",
     "BLOCK_ENTRIES_MAX",
+    "CLOSING_HEADERS_MAX",
     "FINAL_BLOCK_BYTES_MAX",
     "HEADER_BYTES",
     "HEADER_VERSION",
@@ -40,10 +43,12 @@ __all__ = [
     "STATE_ROOT_INTERVAL",
     "Block",
     "Certificate",
+    "Closing",
     "FinalBlock",
     "Header",
     "Proposal",
     "Vote",
+    "ends_epoch",
     "entry_offsets",
     "sign_proposal",
     "sign_vote",
@@ -60,7 +65,11 @@ HEADER_BYTES: Final = _HEADER.size
 BLOCK_ENTRIES_BYTES_MAX: Final = 244_000
 """Of all entries of a block together: as much as 1,000 LOCKs. Longer, rarer entries make a block of fewer."""
 BLOCK_BYTES_MAX: Final = HEADER_BYTES + BLOCK_ENTRIES_BYTES_MAX
-FINAL_BLOCK_BYTES_MAX: Final = BLOCK_BYTES_MAX + CERTIFICATE_BYTES_MAX
+CLOSING_HEADERS_MAX: Final = 512
+"""Void blocks of one closing: there cannot be more than slots above the last final one (SPEC.md §6.7)."""
+FINAL_BLOCK_BYTES_MAX: Final = (
+    BLOCK_BYTES_MAX + CERTIFICATE_BYTES_MAX + 2 + CLOSING_HEADERS_MAX * HEADER_BYTES + CERTIFICATE_BYTES_MAX
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +202,63 @@ def sign_proposal(key: SigningKey, committee: Committee, block: Block) -> Propos
 
 
 @dataclass(frozen=True, slots=True)
+class Closing:
+    """What makes an epoch's last block final where its own certificate does not (SPEC.md §6, R6.26).
+
+    `headers` are void blocks that stand on it, one on the other: they carry nothing and are no part of the chain.
+    `certificate` is the FINAL one of the last of them.
+    """
+
+    headers: tuple[Header, ...]
+    certificate: Certificate
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.headers) <= CLOSING_HEADERS_MAX:
+            raise WireError(f"closing: {len(self.headers)} headers, allowed are 1 to {CLOSING_HEADERS_MAX}")
+        if any(void.count or void.state_root != NO_ROOT for void in self.headers):
+            raise WireError("closing: a void block has no entries and names no state")
+        last, certificate = self.headers[-1], self.certificate
+        if (certificate.kind, certificate.epoch, certificate.slot) != (Kind.FINAL, last.epoch, last.slot):
+            raise WireError("closing: the certificate does not make the last void block final")
+
+    def encode(self) -> bytes:
+        """Count (2 bytes), headers, certificate."""
+        count = len(self.headers).to_bytes(2, "big")
+        return b"".join((count, *(void.encode() for void in self.headers), self.certificate.encode()))
+
+    def verify(self, closed: Header, committee: Committee) -> bool:
+        """Whether a quorum of `committee` made a void block final that descends from `closed`."""
+        below = closed
+        for void in self.headers:
+            named = (
+                void.epoch,
+                void.height,
+                void.parent_slot,
+                void.parent_hash,
+                void.tree_size,
+                void.log_root,
+            )
+            above = (below.epoch, below.height + 1, below.slot, below.hash(committee.network_id))
+            if named != (*above, closed.tree_size, closed.log_root) or void.time_ms < below.time_ms:
+                return False
+            below = void
+        certificate = self.certificate
+        return certificate.block_hash == below.hash(committee.network_id) and certificate.verify(committee)
+
+
+@dataclass(frozen=True, slots=True)
 class FinalBlock:
     """A block of the agreed chain, with a quorum's certificate over its header.
 
     A FINAL certificate makes the block and all its ancestors final. A block that only collected a NOTAR
-    certificate of its own is final because a later block, with a FINAL one, descends from it (SPEC.md §6).
+    certificate of its own is final because a later block, with a FINAL one, descends from it (SPEC.md §6). The last
+    block of an epoch has no child in its epoch: if its certificate is NOTAR, it carries a `closing`, else never.
     """
 
     header: Header
     entries: tuple[Entry, ...]
     certificate: Certificate
+    closing: Closing | None = None
 
     def __post_init__(self) -> None:
         _check_entries(self.header, self.entries, "final block")
@@ -210,6 +266,11 @@ class FinalBlock:
             raise WireError("final block: its certificate is neither notarised nor final")
         if (self.certificate.epoch, self.certificate.slot) != (self.header.epoch, self.header.slot):
             raise WireError("final block: the certificate is for another epoch or slot")
+        needed = self.certificate.kind is Kind.NOTAR and ends_epoch(self.entries)
+        if needed != (self.closing is not None):
+            raise WireError(
+                "final block: a closing belongs to an epoch's last block without a FINAL certificate"
+            )
 
     @property
     def block(self) -> Block:
@@ -218,12 +279,18 @@ class FinalBlock:
 
     @property
     def is_final(self) -> bool:
-        """Whether its own certificate makes it final, rather than a descendant's."""
-        return self.certificate.kind is Kind.FINAL
+        """Whether what it carries makes it final, rather than a later block of the chain."""
+        return self.certificate.kind is Kind.FINAL or self.closing is not None
+
+    @property
+    def finality(self) -> Certificate:
+        """The FINAL certificate that makes it final; its NOTAR one, if a later block does."""
+        return self.certificate if self.closing is None else self.closing.certificate
 
     def encode(self) -> bytes:
-        """The block, then the certificate."""
-        return self.block.encode() + self.certificate.encode()
+        """The block, the certificate, and the closing if there is one."""
+        closing = b"" if self.closing is None else self.closing.encode()
+        return b"".join((self.block.encode(), self.certificate.encode(), closing))
 
     @staticmethod
     def decode(data: bytes) -> FinalBlock:
@@ -231,13 +298,30 @@ class FinalBlock:
         block, end = _take_block(data)
         reader = Reader(data[end:], "final block")
         certificate = take_certificate(reader)
+        needs_closing = certificate.kind is Kind.NOTAR and ends_epoch(block.entries)
+        closing = _take_closing(reader) if needs_closing else None
         reader.end()
-        return FinalBlock(block.header, block.entries, certificate)
+        return FinalBlock(block.header, block.entries, certificate, closing)
 
     def verify(self, committee: Committee) -> bool:
         """Whether a quorum of its epoch certified this very header. Entries and chain are the reader's to check."""
         block_hash = self.header.hash(committee.network_id)
-        return self.certificate.block_hash == block_hash and self.certificate.verify(committee)
+        if self.certificate.block_hash != block_hash or not self.certificate.verify(committee):
+            return False
+        return self.closing is None or self.closing.verify(self.header, committee)
+
+
+def ends_epoch(entries: Sequence[Entry]) -> bool:
+    """Whether a block of these entries is its epoch's last: a ROTATE is refused everywhere but at the end (§4)."""
+    return bool(entries) and isinstance(entries[-1].action, Rotate)
+
+
+def _take_closing(reader: Reader) -> Closing:
+    count = reader.uint(2)
+    if not 1 <= count <= CLOSING_HEADERS_MAX:
+        raise WireError(f"closing: {count} headers, allowed are 1 to {CLOSING_HEADERS_MAX}")
+    headers = tuple(Header.decode(reader.take(HEADER_BYTES)) for _ in range(count))
+    return Closing(headers, take_certificate(reader))
 
 
 def _take_block(data: bytes) -> tuple[Block, int]:

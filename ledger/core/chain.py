@@ -17,9 +17,12 @@ from ledger.core.block import (
     NO_ROOT,
     STATE_ROOT_INTERVAL,
     Block,
+    Closing,
     FinalBlock,
     Header,
+    ends_epoch,
 )
+from ledger.core.encoding import Kind
 from ledger.core.entries import verify_entry
 from ledger.core.merkle import MerkleLog
 from ledger.core.state import LedgerState, Moment, Refusal
@@ -73,6 +76,7 @@ class Candidate:
     state: LedgerState
     peaks: Peaks
     certificate: Certificate | None = None
+    closing: Closing | None = None
 
 
 class Chain:
@@ -87,8 +91,12 @@ class Chain:
 
     @property
     def committee(self) -> Committee:
-        """Who orders the next block."""
-        return self.genesis.committee
+        """Who orders the next block: the witnesses of its epoch."""
+        return self.state.committee
+
+    def ends_epoch(self, block_hash: bytes) -> bool:
+        """Whether a block held here is its epoch's last, or stands on it: what stands on it in turn is void."""
+        return self._parent(block_hash)[0].committee.epoch != self.committee.epoch
 
     def holds(self, block_hash: bytes) -> bool:
         """Whether a block may name `block_hash` as its parent here."""
@@ -116,6 +124,8 @@ class Chain:
             return fault
         if len(self._candidates) >= CANDIDATES_MAX:
             return "too many blocks wait for finality"
+        if self.ends_epoch(header.parent_hash):
+            return self._execute_void(block, parent_state, parent_peaks)
         state = parent_state.branch()
         at = Moment(header.height, header.time_ms, self.committee.leader(header.slot), header.epoch)
         for position, entry in enumerate(block.entries):
@@ -133,6 +143,16 @@ class Chain:
         self.add(Candidate(block, self._tip_of(header), state, peaks))
         return None
 
+    def _execute_void(self, block: Block, state: LedgerState, peaks: Peaks) -> str | None:
+        """Judge a block above its epoch's last one: it may only help that one to become final (R6.26)."""
+        header = block.header
+        if block.entries or (header.tree_size, header.log_root) != (peaks.size, peaks.root()):
+            return "the epoch is over: a block above its last one has no entries, and the same log"
+        if header.state_root != NO_ROOT:
+            return "the epoch is over: a block above its last one names no state"
+        self.add(Candidate(block, self._tip_of(header), state, peaks))
+        return None
+
     def add(self, candidate: Candidate) -> None:
         """Keep a candidate that `build` made."""
         self._candidates[candidate.tip.block_hash] = candidate
@@ -142,7 +162,8 @@ class Chain:
     ) -> Candidate:
         """The block of those `waiting` entries that apply after `parent_hash`, in their order; it is not kept yet."""
         state, peaks, parent = self._parent(parent_hash)
-        state = state.branch()
+        is_void = self.ends_epoch(parent_hash)
+        state, waiting = (state, ()) if is_void else (state.branch(), waiting)
         at = self._moment(parent, slot, wall_ms)
         chosen: list[Entry] = []
         bytes_left = BLOCK_ENTRIES_BYTES_MAX
@@ -162,7 +183,7 @@ class Chain:
             time_ms=at.time_ms,
             tree_size=peaks.size,
             log_root=peaks.root(),
-            state_root=_state_root(state, parent.height + 1),
+            state_root=NO_ROOT if is_void else _state_root(state, parent.height + 1),
             count=len(chosen),
         )
         return Candidate(Block(header, tuple(chosen)), self._tip_of(header), state, peaks)
@@ -182,15 +203,18 @@ class Chain:
     def finalise(self, block_hash: bytes) -> list[FinalBlock]:
         """Make `block_hash` and its ancestors final, oldest first; nothing happens while a link or certificate lacks.
 
-        The caller has set each candidate's certificate, and the last one's is FINAL.
+        The caller has set each candidate's certificate, and the last one's is FINAL, or it has a closing. The chain is
+        cut at its epoch's last block: the void ones above it close it, and are forgotten.
         """
+        epoch = self.committee.epoch
         path = self.path_to(block_hash) or []
-        final = [
-            FinalBlock(candidate.block.header, candidate.block.entries, candidate.certificate)
-            for candidate in path
-            if candidate.certificate is not None
-        ]
-        if len(final) < len(path) or not final or not final[-1].is_final:
+        ends = (i for i, candidate in enumerate(path, 1) if candidate.state.committee.epoch != epoch)
+        end = next(ends, len(path))
+        path, void = path[:end], path[end:]
+        if void:
+            _close(path[-1], void)
+        blocks = [block for block in map(_final_block, path) if block is not None]
+        if len(blocks) < len(path) or not blocks or not blocks[-1].is_final:
             return []
         for candidate in path:
             self.state.adopt(candidate.state)
@@ -198,7 +222,7 @@ class Chain:
                 self.log.append(entry.encode())
             self.tip = candidate.tip
         self._prune()
-        return final
+        return blocks
 
     def accept(
         self, block: FinalBlock, *, is_verified: Callable[[Entry], bool] | None = None
@@ -221,14 +245,17 @@ class Chain:
             fault = self.execute(block.block, is_verified=is_verified)
             if fault is not None:
                 raise BadBlock(f"block {header.height} breaks a rule: {fault}")
-        self._candidates[block_hash].certificate = block.certificate
+        candidate = self._candidates[block_hash]
+        candidate.certificate, candidate.closing = block.certificate, block.closing
         return self.finalise(block_hash)
 
     def _prune(self) -> None:
-        """Keep only descendants of the final block."""
+        """Keep only descendants of the final block that are of its epoch: others were void."""
         keep: dict[bytes, Candidate] = {}
         for block_hash, candidate in sorted(self._candidates.items(), key=lambda item: item[1].tip.slot):
             parent_hash = candidate.block.header.parent_hash
+            if candidate.block.header.epoch != self.committee.epoch:
+                continue
             if parent_hash == self.tip.block_hash or parent_hash in keep:
                 keep[block_hash] = candidate
         self._candidates = keep
@@ -257,6 +284,25 @@ class Chain:
         if header.time_ms < parent.time_ms:
             return "the time is before the parent's"
         return None
+
+
+def _close(last: Candidate, void: list[Candidate]) -> None:
+    """Let the `void` blocks above an epoch's `last` one make it final, if they do."""
+    certificate = void[-1].certificate
+    if certificate is not None and certificate.kind is Kind.FINAL:
+        last.closing = Closing(tuple(candidate.block.header for candidate in void), certificate)
+
+
+def _final_block(candidate: Candidate) -> FinalBlock | None:
+    """The candidate as a block of the agreed chain; None while something that it must carry lacks."""
+    certificate, entries = candidate.certificate, candidate.block.entries
+    if certificate is None:
+        return None
+    if certificate.kind is Kind.FINAL or not ends_epoch(entries):
+        return FinalBlock(candidate.block.header, entries, certificate)
+    if candidate.closing is None:
+        return None
+    return FinalBlock(candidate.block.header, entries, certificate, candidate.closing)
 
 
 def _state_root(state: LedgerState, height: int) -> bytes:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from ledger.core.ballots import Evidence
     from ledger.core.block import FinalBlock, Proposal
     from ledger.core.entries import Entry
+    from ledger.core.evidence import Evidence
     from ledger.core.keys import AccountId
     from ledger.core.state import Refusal
     from ledger.core.votes import Certificate, Vote
@@ -19,6 +19,7 @@ __all__ = [
     "Broadcast",
     "CatchUp",
     "CaughtUp",
+    "EpochOver",
     "Event",
     "Finalised",
     "Judged",
@@ -129,13 +130,25 @@ class Accuse:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochOver:
+    """The last block of `epoch` is final: carry out the rest of the list, then replace this machine.
+
+    The next one is made from the same chain by whoever is in its committee, with this one's waiting entries.
+    """
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class WakeAt:
     """Feed a `Tick` at this time (the `Now.s` clock). Only the latest one counts."""
 
     at_s: float
 
 
-Action: TypeAlias = PersistVote | Broadcast | Send | Finalised | Judged | CatchUp | Accuse | WakeAt
+Action: TypeAlias = (
+    PersistVote | Broadcast | Send | Finalised | Judged | CatchUp | Accuse | EpochOver | WakeAt
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,27 @@ have no SKIP certificate, so every later block descends from it.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from ledger.core.ballots import Ballots
 from ledger.core.block import FinalBlock, Proposal, sign_proposal
 from ledger.core.chain import BadBlock, Chain
-from ledger.core.consensus import RELAYED_ENTRIES_MAX, Ask, Message, Relay, decode_message, encode_message
+from ledger.core.consensus import (
+    Ask,
+    Message,
+    Recall,
+    Recalled,
+    Relay,
+    decode_message,
+    encode_message,
+    epoch_of,
+)
 from ledger.core.encoding import Kind, WireError
 from ledger.core.events import (
-    Accuse,
     Action,
     Broadcast,
     CatchUp,
     CaughtUp,
+    EpochOver,
     Event,
     Finalised,
     Judged,
@@ -34,20 +41,15 @@ from ledger.core.events import (
     Tick,
     WakeAt,
 )
-from ledger.core.lineage import (
-    agreed_parent,
-    certificates_from,
-    first_unproven,
-    missing_block,
-    stands_on_agreed,
-)
+from ledger.core.lineage import agreed_parent, stands_on_agreed
 from ledger.core.mempool import Mempool
-from ledger.core.proposals import PROPOSAL_SLOTS_AHEAD_MAX, PROPOSALS_PER_SLOT_MAX, Proposals
+from ledger.core.own_votes import OwnVotes
+from ledger.core.register import Register
+from ledger.core.repair import Patience, recalled, repeats, supplies
 from ledger.core.timers import Timers
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
 if TYPE_CHECKING:
-    from ledger.core.ballots import Evidence
     from ledger.core.entries import Entry
     from ledger.core.keys import AccountId, SigningKey
 
@@ -55,37 +57,50 @@ __all__ = ["CLOCK_AHEAD_MS_MAX", "Simplex"]
 
 CLOCK_AHEAD_MS_MAX: Final = 5_000
 """How far a block's time may be ahead of a voter's clock; a block further ahead has to wait."""
-ANSWER_GAP_S: Final = 0.05
-FINAL_VOTES_REPEATED_MAX: Final = 8
 
 
 class Simplex:
-    """One witness. `feed` it every event with the time; carry out the actions it answers in their order.
+    """One witness in one epoch. `feed` it every event with the time; carry out the actions it answers in their order.
 
     A `PersistVote` must be durable before any later action of the same list is carried out; if it cannot be made
-    durable, carry out nothing more of the list until it is (SPEC.md §6, R6.9).
+    durable, carry out nothing more of the list until it is (SPEC.md §6, R6.9). After `EpochOver` it votes no more.
     """
 
-    def __init__(self, key: SigningKey, chain: Chain, now: Now, saved: Saved = Saved()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        key: SigningKey,
+        chain: Chain,
+        now: Now,
+        saved: Saved = Saved(),  # noqa: B008 - frozen
+        *,
+        pool: Mempool | None = None,
+        asks: bool = False,
+    ) -> None:
+        """A witness of `chain.committee`; `pool` is the last epoch's, `asks` for what others remember of its votes.
+
+        Whoever may start from a database that is an old copy must ask (R6.11): every real witness.
+        """
         self.chain = chain
         self.genesis = chain.genesis
         self.committee = chain.committee
-        self.pool = Mempool(self.genesis.network_id)
+        self.pool = Mempool(self.genesis.network_id) if pool is None else pool
+        self.is_over = False
         self.slot = chain.tip.slot + 1
         self._key = key
         self._me = key.account
         self._now = now
         self._actions: list[Action] = []
-        self._ballots = Ballots(self.committee, chain.tip.slot)
-        self._own: dict[tuple[Kind, int], Vote] = {}
-        self.proposals = Proposals(self.genesis.network_id)
+        self._own = OwnVotes(self.committee, now.s, asks=asks)
+        self._register = Register(self.committee, key.account, chain.tip.slot, self._own, self._act)
+        self._ballots = self._register.ballots
+        self.proposals = self._register.proposals
         self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
-        self._abstain_until_slot = 0
         self._timers = Timers(self.genesis.slot_timeout_ms / 1000)
         self._may_build = True
-        self._answered_s: dict[AccountId, float] = {}
-        self._restore(saved)
+        self._patience = Patience()
+        self._asked = not asks
+        self._register.restore(saved)
 
     @property
     def faults_tolerated(self) -> int:
@@ -95,7 +110,12 @@ class Simplex:
     @property
     def remembers_all_votes(self) -> bool:
         """False once a vote of our own came back that was not saved: the database is an old copy."""
-        return not self._abstain_until_slot
+        return not self._own.has_forgotten
+
+    @property
+    def may_vote(self) -> bool:
+        """Whether enough of the others said what they remember of our votes: nothing is signed before."""
+        return self._own.knows_all
 
     def feed(self, *events: Event, now: Now) -> list[Action]:
         """What to do now that `events` happened. Entries submitted together share a block."""
@@ -116,89 +136,58 @@ class Simplex:
 
     # What happened.
 
-    def _restore(self, saved: Saved) -> None:
-        for vote in saved.votes:
-            if self._ballots.covers(vote.slot):
-                self._own[vote.kind, vote.slot] = vote
-                self._ballots.add(vote)
-        for certificate in saved.certificates:
-            self._ballots.add_certificate(certificate)
-        for proposal in saved.proposals:
-            if self._ballots.covers(proposal.header.slot):
-                self.proposals.keep(proposal)
-
     def _receive(self, peer: AccountId, data: bytes) -> None:
         try:
             message: Message = decode_message(data)
         except WireError:
             return
         self._silent.discard(peer)
+        if not self.is_over and not self._is_of_other_epoch(peer, message):
+            self._hear(peer, message)
+
+    def _hear(self, peer: AccountId, message: Message) -> None:
         match message:
             case Vote():
-                self._receive_vote(message)
+                self._register.vote(message)
             case Certificate():
                 self._receive_certificate(peer, message)
             case Proposal():
-                self._receive_proposal(message)
-            case Ask():
+                self._register.proposal(message, self.slot)
+            case Ask() | Recall():
                 self._answer(peer, message)
             case Relay(entries):
                 for entry in entries:
                     self._submit(entry)
-
-    def _receive_vote(self, vote: Vote) -> None:
-        if (
-            not self._ballots.covers(vote.slot)
-            or self._ballots.knows(vote)
-            or not vote.verify(self.committee)
-        ):
-            return
-        self._count(vote)
-
-    def _count(self, vote: Vote) -> None:
-        if vote.witness == self._me and (vote.kind, vote.slot) not in self._own:
-            # Our own signature on something we do not remember: this database is an old copy. Take the vote as ours
-            # again, and sign nothing in slots that may hold more of them.
-            self._own[vote.kind, vote.slot] = vote
-            self._abstain_until_slot = max(self._abstain_until_slot, vote.slot + 1)
-            self._actions.append(PersistVote(vote, None))
-        self._accuse(self._ballots.add(vote))
+            case Recalled():
+                if message.final_slot > self.chain.tip.slot:
+                    self._act(CatchUp(peer))
+                self._register.recalled(peer, message)
+            case _:
+                self._register.evidence(message)
 
     def _receive_certificate(self, peer: AccountId, certificate: Certificate) -> None:
-        if not self._ballots.covers(certificate.slot) and certificate.slot <= self.chain.tip.slot:
-            return
-        if self._ballots.certificate(certificate.kind, certificate.slot) is None:
-            if not certificate.verify(self.committee):
-                return
-            for vote in certificate.votes(self.committee):
-                self._count(vote)
-            self._ballots.add_certificate(certificate)
-        if certificate.kind is Kind.FINAL:
+        holds = self._register.certificate(certificate, self.chain.tip.slot)
+        if holds and certificate.kind is Kind.FINAL:
             self._conclude()
             if certificate.slot > self.chain.tip.slot:
-                self._actions.append(CatchUp(peer))
+                self._act(CatchUp(peer))
 
-    def _receive_proposal(self, proposal: Proposal) -> None:
-        slot = proposal.header.slot
-        if not self._ballots.covers(slot) or slot > self.slot + PROPOSAL_SLOTS_AHEAD_MAX:
-            return
-        block_hash = proposal.header.hash(self.genesis.network_id)
-        kept = self.proposals.of(slot)
-        wanted = self._ballots.notarised(slot) == block_hash
-        if block_hash in kept or block_hash in self.proposals.rejected:
-            return
-        if not wanted and (len(kept) >= PROPOSALS_PER_SLOT_MAX or slot < self.slot):
-            return
-        if not proposal.verify(self.committee):
-            return
-        for other in kept.values():
-            self._accuse(self._ballots.contradict(other, proposal))
-        self.proposals.keep(proposal)
+    def _is_of_other_epoch(self, peer: AccountId, message: Message) -> bool:
+        """Whether `message` is of another epoch. Who is ahead has blocks that we lack; who is behind asks for ours."""
+        epoch = epoch_of(message)
+        if epoch is None or epoch == self.committee.epoch:
+            return False
+        if epoch > self.committee.epoch:
+            self._act(CatchUp(peer))
+        elif isinstance(message, Recall):
+            self._show_final(peer)
+        return True
 
     def _submit(self, entry: Entry) -> None:
         at = self.chain.next_moment(self._now.wall_ms)
-        self._actions.append(judged := Judged(*self.pool.offer(entry, self.chain.state, at)))
-        self._may_build = self._may_build or judged.refusal is None
+        entry_id, refusal = self.pool.offer(entry, self.chain.state, at)
+        self._act(Judged(entry_id, refusal))
+        self._may_build = self._may_build or refusal is None
 
     def _catch_up(self, blocks: tuple[FinalBlock, ...]) -> None:
         for block in blocks:
@@ -212,16 +201,14 @@ class Simplex:
 
     def _conclude(self) -> None:
         """Draw every consequence of what is known; each may make others possible."""
-        rules = (
-            self._finalise,
-            self._execute,
-            self._notarise,
-            self._vote_final,
-            self._advance,
-            self._propose,
-        )
-        while any(rule() for rule in rules):
+        judge = (self._learn_own_votes, self._finalise, self._execute, self._notarise)
+        go_on = (self._vote_final, self._advance, self._propose)
+        while not self.is_over and any(rule() for rule in judge + go_on):
             pass
+
+    def _learn_own_votes(self) -> bool:
+        """Vote from when enough of the others have said what they remember of us."""
+        return self._own.conclude(self.chain.tip.slot, self._now.s)
 
     def _finalise(self) -> bool:
         """Make final what a FINAL certificate covers and every link of which is here."""
@@ -240,13 +227,15 @@ class Simplex:
         if not blocks:
             return
         for block in blocks:
-            self._actions.append(Finalised(block))
+            self._act(Finalised(block))
             self.pool.settle(block.entries)
         slot = self.chain.tip.slot
-        self._final_certificate = blocks[-1].certificate
-        self._ballots.forget(slot)
-        self._own = {key: vote for key, vote in self._own.items() if key[1] > slot}
-        self.proposals.settle(slot)
+        self._final_certificate = blocks[-1].finality
+        if self.chain.committee.epoch != self.committee.epoch and not self.is_over:
+            self.is_over = True
+            self._broadcast(self._final_certificate)  # whoever goes must not leave the others behind
+            self._act(EpochOver(self.committee.epoch))
+        self._register.settle(slot)
         self._enter(max(self.slot, slot + 1))
 
     def _execute(self) -> bool:
@@ -265,7 +254,7 @@ class Simplex:
     def _notarise(self) -> bool:
         """Vote for a valid block on an agreed parent: once per slot, whatever else happens (R6.3)."""
         for slot in self.proposals.slots():
-            if not self._may_vote(Kind.NOTAR, slot) or self._ballots.skipped(slot):
+            if not self._own.may_cast(Kind.NOTAR, slot) or self._ballots.skipped(slot):
                 continue
             agreed = self._ballots.notarised(slot)
             for block_hash in self.proposals.of(slot):
@@ -282,15 +271,11 @@ class Simplex:
 
     def _vote_final(self) -> bool:
         """Vote FINAL where our own NOTAR became a certificate and we did not skip (R6.5)."""
-        for (kind, slot), vote in self._own.items():
-            if (
-                kind is not Kind.NOTAR
-                or (Kind.SKIP, slot) in self._own
-                or not self._may_vote(Kind.FINAL, slot)
-            ):
+        for vote in self._own.of_kind(Kind.NOTAR):
+            if (Kind.SKIP, vote.slot) in self._own or not self._own.may_cast(Kind.FINAL, vote.slot):
                 continue
-            if self._ballots.notarised(slot) == vote.block_hash:
-                self._cast(Kind.FINAL, slot, vote.block_hash)
+            if self._ballots.notarised(vote.slot) == vote.block_hash:
+                self._cast(Kind.FINAL, vote.slot, vote.block_hash)
                 return True
         return False
 
@@ -313,11 +298,9 @@ class Simplex:
         """Be in `slot`, with new timers; proposals of passed slots that nobody stands for are dropped."""
         self._timers.restart(is_new_slot=slot != self.slot)
         self.slot, self._may_build = slot, True
+        own = {vote.block_hash for vote in self._own.of_kind(Kind.NOTAR)}
         for past in [past for past in self.proposals.slots() if past < slot]:
-            own = self._own.get((Kind.NOTAR, past))
-            self.proposals.keep_only(
-                past, {self._ballots.notarised(past), own.block_hash if own is not None else None}
-            )
+            self.proposals.keep_only(past, own | {self._ballots.notarised(past)})
 
     def _propose(self) -> bool:
         """As leader of the slot, propose once: what waits, or nothing at all if only that can make the rest final."""
@@ -325,7 +308,7 @@ class Simplex:
         if not self._may_build or self.committee.leader(slot) != self._me or (Kind.SKIP, slot) in self._own:
             return False
         parent_hash = agreed_parent(slot, self.chain, self._ballots)
-        if parent_hash is None or not self._may_vote(Kind.NOTAR, slot):
+        if parent_hash is None or not self._own.may_cast(Kind.NOTAR, slot):
             return False
         self._may_build = False
         candidate = self.chain.build(parent_hash, slot, self._now.wall_ms, self.pool.in_order())
@@ -338,9 +321,6 @@ class Simplex:
         self._cast(Kind.NOTAR, slot, candidate.tip.block_hash)
         return True
 
-    def _may_vote(self, kind: Kind, slot: int) -> bool:
-        return (kind, slot) not in self._own and slot >= self._abstain_until_slot
-
     def _cast(self, kind: Kind, slot: int, block_hash: bytes = NO_BLOCK) -> None:
         """Sign and send a vote. Order: 1 the vote is durable (with its block), 2 it leaves.
 
@@ -349,12 +329,12 @@ class Simplex:
         """
         vote = sign_vote(self._key, self.committee, kind, slot=slot, block_hash=block_hash)
         proposal = self.proposals.of(slot)[block_hash] if kind is Kind.NOTAR else None
-        self._own[kind, slot] = vote
-        self._actions.append(PersistVote(vote, proposal, self._ballots.take_fresh()))
+        self._own.keep(vote)
+        self._act(PersistVote(vote, proposal, self._ballots.take_fresh()))
         if proposal is not None and self.committee.leader(slot) == self._me:
             self._broadcast(proposal)
         self._broadcast(vote)
-        self._accuse(self._ballots.add(vote))
+        self._register.charge(self._ballots.add(vote))
 
     # Time.
 
@@ -362,28 +342,35 @@ class Simplex:
         self._may_build = True
         if self._timers.slot_is_over(self._now.s):
             for dropped in self.pool.sweep(self.chain.state, self.chain.next_moment(self._now.wall_ms)):
-                self._actions.append(Judged(dropped.entry_id, dropped.refusal))
+                self._act(Judged(dropped.entry_id, dropped.refusal))
             voted_final = (Kind.FINAL, self.slot) in self._own
-            if self._is_waiting() and not voted_final and self._may_vote(Kind.SKIP, self.slot):
+            if self.is_waiting and not voted_final and self._own.may_cast(Kind.SKIP, self.slot):
                 self._cast(Kind.SKIP, self.slot)
         if self._timers.repeat_is_due(self._now.s):
             self._repeat()
 
     def _arm(self) -> None:
         """Ask to be woken for the slot timer, which runs only while something waits, and for repeats."""
-        is_waiting = self._is_waiting()
+        if self.is_over:
+            return
+        if not self._asked:
+            self._asked = True
+            self._broadcast(Recall(self.committee.epoch, self.chain.tip.slot))
+        is_waiting = self.is_waiting
         slots_open = self.slot - self.chain.tip.slot - 1
         wake_at_s = self._timers.arm(
             self._now.s,
             runs=is_waiting and (Kind.SKIP, self.slot) not in self._own,
-            repeats=is_waiting or slots_open > 0 or not self._ballots.is_empty(),
+            repeats=not self._own.knows_all or is_waiting or slots_open > 0 or not self._ballots.is_empty(),
             slots_open=slots_open,
             is_leader_silent=self.committee.leader(self.slot) in self._silent,
         )
-        if wake_at_s is not None:
-            self._actions.append(WakeAt(wake_at_s))
+        times = [at_s for at_s in (wake_at_s, self._own.wakes_at_s(self._now.s)) if at_s is not None]
+        if times:
+            self._act(WakeAt(min(times)))
 
-    def _is_waiting(self) -> bool:
+    @property
+    def is_waiting(self) -> bool:
         """Whether somebody waits for a block: an entry, a block that is not final, or witnesses who skip the slot."""
         if len(self.pool) or self.proposals.of(self.slot):
             return True
@@ -395,46 +382,47 @@ class Simplex:
 
     def _repeat(self) -> None:
         """Say again what may have been lost, and ask for what is missing here."""
-        slot = self.slot
-        tip = self.chain.tip
-        unproven = first_unproven(slot, tip, self._ballots, self.proposals.of(slot).values())
-        self._broadcast(Ask(unproven, tip.slot, missing_block(slot, tip, self._ballots, self.proposals)))
-        own = self._own.get((Kind.NOTAR, slot))
-        if own is not None and self.committee.leader(slot) == self._me:
-            self._broadcast(self.proposals.of(slot)[own.block_hash])
-        finals = [vote for (kind, _), vote in self._own.items() if kind is Kind.FINAL]
-        here = [vote for (_, at), vote in self._own.items() if at == slot]
-        for vote in here + finals[-FINAL_VOTES_REPEATED_MAX:]:
-            self._broadcast(vote)
-        waiting = tuple(entry for _, entry in islice(self.pool.in_order(), RELAYED_ENTRIES_MAX))
-        if waiting:
-            self._broadcast(Relay(waiting))
+        self._asked = self._own.knows_all
+        for message in repeats(
+            self.slot,
+            self.chain.tip,
+            ballots=self._ballots,
+            proposals=self.proposals,
+            own=self._own,
+            pool=self.pool,
+            leads=self.committee.leader(self.slot) == self._me,
+        ):
+            self._broadcast(message)
 
-    def _answer(self, peer: AccountId, ask: Ask) -> None:
-        """Send what the asker lacks, at most once per ANSWER_GAP_S; if it is ahead of us, catch up with it."""
-        if self._now.s - self._answered_s.get(peer, -ANSWER_GAP_S) < ANSWER_GAP_S:
+    def _answer(self, peer: AccountId, question: Ask | Recall) -> None:
+        """Send what the asker lacks; if it is ahead of us, catch up with it."""
+        tip = self.chain.tip
+        if question.final_slot > tip.slot:
+            self._act(CatchUp(peer))
+        if not self._patience.may_answer(peer, type(question), self._now.s):
             return
-        self._answered_s[peer] = self._now.s
-        final_slot = self.chain.tip.slot
-        if ask.final_slot > final_slot:
-            self._actions.append(CatchUp(peer))
-        elif ask.final_slot < final_slot and self._final_certificate is not None:
+        if question.final_slot < tip.slot:
+            self._show_final(peer)
+        if isinstance(question, Recall):
+            self._send(peer, recalled(peer, question, self.slot, tip.slot, self._ballots))
+            return
+        for message in supplies(
+            question, self.slot, tip.slot, ballots=self._ballots, proposals=self.proposals
+        ):
+            self._send(peer, message)
+
+    def _show_final(self, peer: AccountId) -> None:
+        if self._final_certificate is not None:
             self._send(peer, self._final_certificate)
-        for certificate in certificates_from(max(ask.slot, final_slot + 1), self.slot, self._ballots):
-            self._send(peer, certificate)
-        wanted = self.proposals.find(ask.block_hash)
-        if wanted is not None:
-            self._send(peer, wanted)
 
     # Leaves.
 
+    def _act(self, action: Action) -> None:
+        self._actions.append(action)
+
     def _broadcast(self, message: Message) -> None:
         if self.committee.n > 1:
-            self._actions.append(Broadcast(encode_message(message)))
+            self._act(Broadcast(encode_message(message)))
 
     def _send(self, to: AccountId, message: Message) -> None:
-        self._actions.append(Send(to, encode_message(message)))
-
-    def _accuse(self, evidence: Evidence | None) -> None:
-        if evidence is not None:
-            self._actions.append(Accuse(evidence))
+        self._act(Send(to, encode_message(message)))

@@ -26,6 +26,7 @@ from ledger.core.holdings import (
 from ledger.core.snapshot import encode_snapshot, state_root
 
 if TYPE_CHECKING:
+    from ledger.core.committee import Committee
     from ledger.core.genesis import Genesis
     from ledger.core.keys import AccountId
     from ledger.core.params import Params
@@ -128,6 +129,11 @@ class LedgerState:
         self.genesis = genesis
         accounts = {account: Account(limit=limit) for account, limit in genesis.limits}
         self._holdings = Holdings((Layer(accounts=accounts),)) if holdings is None else holdings
+
+    @property
+    def committee(self) -> Committee:
+        """Who orders the next block."""
+        return self.genesis.committee
 
     def check(self, entry: Entry, at: Moment) -> Refusal | None:
         """Why `entry` cannot be applied in a block of this moment; None if it can. Changes nothing."""

@@ -248,7 +248,7 @@ def test_the_largest_records_are_as_large_as_their_limits_say() -> None:
     assert len(everyone.encode()) == CERTIFICATE_BYTES_MAX == 4149
     assert Certificate.decode(everyone.encode()) == everyone
     assert BLOCK_BYTES_MAX == 145 + 1000 * 244
-    assert FINAL_BLOCK_BYTES_MAX == BLOCK_BYTES_MAX + CERTIFICATE_BYTES_MAX
+    assert FINAL_BLOCK_BYTES_MAX == BLOCK_BYTES_MAX + 2 * CERTIFICATE_BYTES_MAX + 2 + 512 * HEADER_BYTES
     last = replace(
         LATER, epoch=EPOCH_MAX, slot=SLOT_MAX, time_ms=TIME_MS_MAX, tree_size=TIME_MS_MAX, count=1000
     )

@@ -12,6 +12,7 @@ from ledger.core.block import FinalBlock
 from ledger.core.chain import BadBlock, Chain, ForkError
 from ledger.core.encoding import Kind
 from ledger.core.entries import Transfer, sign_entry
+from ledger.core.evidence import vote_pair
 from ledger.core.mempool import Mempool
 from ledger.core.state import LedgerState, Moment, Reason
 from ledger.core.timers import REPEAT_S, Timers
@@ -104,7 +105,8 @@ def test_contradictions_are_evidence(
     evidence = ballots.add(votes[1])
     assert (evidence is not None) is is_lie
     if evidence is not None:
-        assert (evidence.first, evidence.second) == (votes[0].encode(), votes[1].encode())
+        assert evidence == vote_pair(*votes)
+        assert evidence.verify(FOUR.committee)
         assert ballots.add(votes[1]) is None, "once"
 
 

@@ -12,6 +12,7 @@ from ledger.core.chain import Chain
 from ledger.core.consensus import Ask
 from ledger.core.encoding import Kind
 from ledger.core.events import Accuse, CatchUp, Judged, Received, Saved, WakeAt
+from ledger.core.evidence import proposal_pair
 from ledger.core.state import Reason
 from ledger.core.votes import Certificate
 from tests.core.ledger_ordering.machines import KEYS, WALL_MS, Machine, entry, genesis, vote
@@ -64,7 +65,15 @@ def test_notarises_one_block_per_slot_and_accuses_a_leader_who_signs_two() -> No
     witness.hear(second, sender=1)
     assert [v.block_hash for v in witness.votes(Kind.NOTAR)] == [name(first)]
     accused = [action.evidence for action in witness.actions if isinstance(action, Accuse)]
-    assert [(e.witness, e.slot) for e in accused] == [(KEYS[1].account, 1)]
+    assert accused == [proposal_pair(first, second)]
+    assert accused[0] in witness.sent, "the others hear of it"
+    witness.hear(accused[0], sender=2)
+    assert not [a for a in witness.actions if isinstance(a, Accuse)], "once"
+    other = Machine(FOUR, 2)
+    other.hear(
+        replace(accused[0], first=replace(accused[0].first, signature=bytes(64))), accused[0], sender=0
+    )
+    assert [a.evidence for a in other.actions if isinstance(a, Accuse)] == accused
 
 
 def test_votes_final_after_its_own_notar_and_a_certificate() -> None:

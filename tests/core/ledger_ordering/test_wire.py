@@ -52,7 +52,7 @@ def test_the_examples_of_the_specification() -> None:
     poll = "84a26f70a6626c6f636b73a668656967687403a5636f756e7440a7776169745f6d73cd07d0"
     assert encode_request(BlocksFrom(3, wait_ms=2_000)).hex() == poll
     assert encode_answer({"status": "waiting"}).hex() == "81a26f6b81a6737461747573a777616974696e67"
-    assert (MESSAGE_BYTES_MAX, ANSWER_BYTES_MAX) == (244_210, 266_240)
+    assert (MESSAGE_BYTES_MAX, ANSWER_BYTES_MAX) == (244_210, 330_781)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
