@@ -16,6 +16,7 @@ import trio
 from ledger.core.consensus import MESSAGE_BYTES_MAX
 from ledger.core.keys import AccountId, peer_id
 from p2p.core.errors import P2pError
+from p2p.streams import PIECE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -164,12 +165,16 @@ class _Outbox:
             self._filled = trio.Event()
             await self._filled.wait()
 
-    async def take(self) -> bytes:
-        """The oldest message."""
+    async def take(self) -> list[bytes]:
+        """The oldest message, and those behind it that fit into one piece with it."""
         await self.wait()
-        message = self._messages.popleft()
-        self._bytes -= len(message)
-        return message
+        taken = [self._messages.popleft()]
+        size = len(taken[0])
+        while self._messages and size + len(self._messages[0]) <= PIECE_BYTES_MAX:
+            taken.append(self._messages.popleft())
+            size += len(taken[-1])
+        self._bytes -= size
+        return taken
 
 
 async def _send_all(channel: Channel, outbox: _Outbox) -> None:
@@ -179,7 +184,7 @@ async def _send_all(channel: Channel, outbox: _Outbox) -> None:
         outbox.flowing = True
         try:
             while True:
-                await channel.send(await outbox.take(), timeout_s=SEND_TIMEOUT_S)
+                await channel.send_all(await outbox.take(), timeout_s=SEND_TIMEOUT_S)
         except P2pError as error:
             _log.debug("consensus: the channel to %s ended: %s", peer_id(outbox.to), error)
         finally:

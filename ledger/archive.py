@@ -6,11 +6,13 @@ others (`height`, `wait_beyond`, blocks, receipts) speaks of what is durable.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ledger.core.block import FinalBlock
+from ledger.core.merkle import TILE_LEAVES
 from ledger.proofs import receipt_of
 from ledger.store import Batch, Store, StoreError
 
@@ -37,6 +39,7 @@ class Archive:
         self.store = store
         self.genesis: Genesis = store.genesis
         self.chain: Chain = store.load_chain()
+        self.chain.log.forget_leaves(store.tree_size, store.leaf_hashes)
         self.height = self.chain.tip.height
         self.trouble = ""
         """Why nothing can be written at present; empty when all is well."""
@@ -50,6 +53,7 @@ class Archive:
         Until then the caller waits, so nothing that depends on the batch leaves this node (SPEC.md §6), `trouble` says
         why, and reads go on.
         """
+        batch = replace(batch, tiles=self._new_tiles(batch))
         while True:
             try:
                 # Once begun, a write is awaited to its end even if this task is cancelled: half known is worse.
@@ -65,8 +69,17 @@ class Archive:
             break
         if batch.blocks:
             self.height = batch.blocks[-1].header.height
+            self.chain.log.forget_leaves(self.store.tree_size, self.store.leaf_hashes)
             self._grown.set()
             self._grown = trio.Event()
+
+    def _new_tiles(self, batch: Batch) -> tuple[tuple[int, bytes], ...]:
+        """The roots of the log's tiles that `batch` completes, and of those that an earlier one left out."""
+        if not batch.blocks:
+            return ()
+        complete = batch.blocks[-1].header.tree_size // TILE_LEAVES
+        log = self.chain.log
+        return tuple((tile, log.tile_root(tile)) for tile in range(self.store.tiles, complete))
 
     async def wait_beyond(self, height: int) -> None:
         """Wait until the disk holds a block above `height`."""

@@ -15,7 +15,7 @@ from ledger.core.block import FinalBlock, entry_offsets
 from ledger.core.encoding import Kind, NetworkId, WireError, digest, signing_bytes
 from ledger.core.entries import Entry, EntryType, decode_entry
 from ledger.core.keys import SIGNATURE_BYTES
-from ledger.core.merkle import leaf_hash
+from ledger.core.merkle import TILE_LEAVES, leaf_hash
 from ledger.database import Damage, check, checksum
 from ledger.places import SCHEMA as PLACES_SCHEMA
 from ledger.places import Places
@@ -31,6 +31,7 @@ __all__ = ["SCHEMA", "Blocks", "Head", "Place"]
 SCHEMA: Final = f"""
 CREATE TABLE blocks (height INTEGER PRIMARY KEY, tree_size INTEGER NOT NULL, data BLOB NOT NULL,
     checksum BLOB NOT NULL) STRICT;
+CREATE TABLE tiles (tile INTEGER PRIMARY KEY, root BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
 CREATE INDEX leaves ON blocks (tree_size);
 CREATE TABLE landmarks (type INTEGER NOT NULL, subject BLOB NOT NULL, leaf INTEGER NOT NULL,
     PRIMARY KEY (type, subject, leaf)) STRICT, WITHOUT ROWID;
@@ -94,10 +95,16 @@ class Blocks:
         self.head = head
         self._network_id = NetworkId(head.network_id)
         self._places = Places(database, head.store_id)
+        self.tiles = 0
+        """How many tiles of the log are complete and stored, those before the base included."""
+        self._fresh_tiles = 0
 
     def load(self) -> None:
         """Read what of the index stays in memory; `Damage` if it is not all there."""
         self._places.load(self.head.base_size, self.head.segments, self.head.tree_size)
+        row = self.database.read_one("SELECT max(tile) FROM tiles")
+        newest = row[0] if row is not None else None
+        self.tiles = self.head.base_size // TILE_LEAVES if newest is None else newest + 1
 
     # Changes, inside a transaction. Each takes the head as it is so far, and returns it as it will be.
 
@@ -107,6 +114,7 @@ class Blocks:
             raise ValueError("only an empty store can begin at a snapshot")
         header = block.header
         self._places.begin(header.tree_size)
+        self.tiles = header.tree_size // TILE_LEAVES
         empty = replace(
             head,
             base_height=header.height,
@@ -140,14 +148,24 @@ class Blocks:
                 )
         return replace(head, height=header.height, tree_size=header.tree_size, segments=self._places.segments)
 
+    def put_tile(self, connection: Connection, tile: int, root: bytes) -> None:
+        """Write the root of a complete tile of the log, the next one; nothing happens for one that is here."""
+        if tile == self.tiles + self._fresh_tiles:
+            made = checksum(b"tile", tile.to_bytes(8, "big"), root)
+            connection.execute("INSERT INTO tiles VALUES (?, ?, ?)", (tile, root, made))
+            self._fresh_tiles += 1
+
     def commit(self, head: Head) -> None:
         """The transaction is durable, and `head` with it."""
         self.head = head
         self._places.commit()
+        self.tiles += self._fresh_tiles
+        self._fresh_tiles = 0
 
     def roll_back(self) -> None:
         """The transaction came to nothing."""
         self._places.roll_back()
+        self._fresh_tiles = 0
 
     # Reading what is durable.
 
@@ -213,6 +231,19 @@ class Blocks:
         if len(hashes) != high - low:
             raise self.database.corrupt(f"the index of blocks is wrong about leaf {low}")
         return hashes
+
+    def tile_roots(self, end: int) -> list[bytes]:
+        """The stored roots of tiles before tile `end`, from the one on that holds the base's end."""
+        first = self.head.base_size // TILE_LEAVES
+        rows = self.database.read("SELECT * FROM tiles WHERE tile < ? ORDER BY tile", end)
+        roots: list[bytes] = []
+        for tile, root, found in rows:
+            with self.database.translated():
+                if tile != first + len(roots):
+                    raise Damage(f"tile {first + len(roots)} of the log is missing")
+                check(f"tile {tile} of the log", found, b"tile", tile.to_bytes(8, "big"), root)
+            roots.append(root)
+        return roots
 
     def rekeys(self, account: AccountId) -> list[Place]:
         """Where this account's REKEY entries are, oldest first."""

@@ -77,6 +77,8 @@ class Batch:
     votes: tuple[PersistVote, ...] = ()
     blocks: tuple[FinalBlock, ...] = ()
     evidence: tuple[bytes, ...] = ()
+    tiles: tuple[tuple[int, bytes], ...] = ()
+    """Roots of the log's tiles that the blocks complete, by their number."""
 
     def __bool__(self) -> bool:
         return bool(self.votes or self.blocks or self.evidence)
@@ -186,6 +188,7 @@ class Store:
                 chain.accept(block, is_verified=_always)
             except BadBlock as error:
                 raise self.database.corrupt(f"block {block.header.height}: {error}") from error
+            chain.log.forget_leaves(chain.log.size, self.leaf_hashes)
         if chain.tip.height != self.height():
             raise self.database.corrupt(f"the blocks after {chain.tip.height} have no final certificate")
         return chain
@@ -207,6 +210,11 @@ class Store:
         """How many entries the log has up to the last block on disk."""
         return self._blocks.head.tree_size
 
+    @property
+    def tiles(self) -> int:
+        """How many of the log's tiles are complete, and have their roots on disk or before the base."""
+        return self._blocks.tiles
+
     def height(self) -> int:
         """The height of the last block on disk; 0 if there is none."""
         return self._blocks.head.height
@@ -225,6 +233,8 @@ class Store:
                 self._put_evidence(draft.connection, record)
             for block in batch.blocks:
                 draft.head = self._blocks.put(draft.connection, draft.head, block)
+            for tile, root in batch.tiles:
+                self._blocks.put_tile(draft.connection, tile, root)
             if batch.blocks:
                 self._own_votes.forget(draft.connection, batch.blocks[-1])
 

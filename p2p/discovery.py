@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from p2p.core.conduct import Conduct
     from p2p.core.peers import Peer
     from p2p.host import Host, Link
-    from p2p.streams import Requests
+    from p2p.requests import Requests
 
 __all__ = ["BOOTSTRAP_MAX", "OUTBOUND_TARGET", "PEERS", "Discovery", "DiscoveryTiming", "bootstrap_addresses"]
 

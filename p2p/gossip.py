@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from p2p.core.envelope import Envelope
     from p2p.core.messages import Answer, Question
     from p2p.host import Host
-    from p2p.streams import Requests
+    from p2p.requests import Requests
 
 __all__ = ["ADVERTS", "AdvertGossip"]
 

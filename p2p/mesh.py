@@ -25,7 +25,7 @@ from p2p.discovery import Discovery, DiscoveryTiming, bootstrap_addresses
 from p2p.gossip import AdvertGossip
 from p2p.host import HostConfig, LinkState, open_host
 from p2p.peerfile import load_peers, save_peers
-from p2p.streams import Requests
+from p2p.requests import Requests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -31,6 +31,7 @@ from libp2p.stream_muxer.exceptions import (
 from ledger.core.encoding import WireError
 from p2p.core import yamux
 from p2p.core.yamux import WINDOW_BYTES, Frame, FrameDecoder, encode_header
+from p2p.outgoing import MESSAGE_BYTES_MAX, Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,13 +48,11 @@ STREAMS_INBOUND_MAX: Final = 64
 """Streams a peer may hold open towards us; the next one is reset."""
 STREAMS_OUTBOUND_MAX: Final = 256
 """Streams we hold open towards one peer; opening one more fails at once instead of waiting for ever."""
-OUTBOX_BYTES_MAX: Final = 512 * yamux.HEADER_BYTES
-CHUNK_BYTES_MAX: Final = 65_519 - yamux.HEADER_BYTES
+CHUNK_BYTES_MAX: Final = MESSAGE_BYTES_MAX - yamux.HEADER_BYTES
 """Body bytes of one DATA frame: with its header exactly one noise message."""
 EXACT_READ_BYTES_MAX: Final = WINDOW_BYTES // 2
 """`read(n)` waits for n bytes up to here; beyond, the window could not hold them all."""
 SEND_CREDIT_MAX: Final = 1 << 31
-WRITE_TIMEOUT_S: Final = 30.0
 GOODBYE_TIMEOUT_S: Final = 0.5
 KEEPALIVE_S: Final = 15.0
 SILENCE_MAX_S: Final = 45.0
@@ -119,18 +118,20 @@ class MuxedStream(IMuxedStream):
         while view:
             while self.send_credit_bytes == 0 and not self._is_send_over():
                 await self._changed.wait()
-            async with self._session.write_lock:
-                if self.was_reset:
-                    raise MuxedStreamReset("the peer reset the stream")
-                if self.send_closed:
-                    raise MuxedStreamClosed("the stream is closed for sending")
-                size = min(len(view), self.send_credit_bytes, CHUNK_BYTES_MAX)
-                if size == 0:
-                    continue
-                self.send_credit_bytes -= size
-                self.written_bytes += size
-                header = encode_header(yamux.DATA, 0, self.stream_id, size)
-                await self._session.write_locked(header + bytes(view[:size]))
+            if self.was_reset:
+                raise MuxedStreamReset("the peer reset the stream")
+            if self.send_closed:
+                raise MuxedStreamClosed("the stream is closed for sending")
+            size = min(len(view), self.send_credit_bytes, CHUNK_BYTES_MAX)
+            self.send_credit_bytes -= size
+            self.written_bytes += size
+            header = encode_header(yamux.DATA, 0, self.stream_id, size)
+            try:
+                await self._session.outgoing.send(header + bytes(view[:size]))
+            except trio.Cancelled:
+                self.send_credit_bytes += size
+                self.written_bytes -= size
+                raise
             view = view[size:]
 
     def _is_send_over(self) -> bool:
@@ -187,7 +188,6 @@ class MuxedSession(IMuxedConn):
         self.event_started = trio.Event()
         self.event_closed = trio.Event()
         self.on_close: Callable[[], Awaitable[None]] | None = None
-        self.write_lock = trio.Lock()
         self._conn = conn
         self._streams: dict[int, MuxedStream] = {}
         self._inbound_count = 0
@@ -196,8 +196,7 @@ class MuxedSession(IMuxedConn):
         self._scope = trio.CancelScope()
         self._heard_at_s = 0.0
         self._accepted_send, self._accepted = trio.open_memory_channel[MuxedStream](STREAMS_INBOUND_MAX)
-        self._outbox = bytearray()
-        self._outbox_filled = trio.Event()
+        self.outgoing = Outgoing(conn, self._break)
 
     @property
     def is_initiator(self) -> bool:
@@ -226,7 +225,7 @@ class MuxedSession(IMuxedConn):
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read_frames)
-                    nursery.start_soon(self._write_outbox)
+                    nursery.start_soon(self.outgoing.run)
                     nursery.start_soon(self._keep_alive)
                     self.event_started.set()
         finally:
@@ -285,34 +284,7 @@ class MuxedSession(IMuxedConn):
 
     def post(self, header: bytes) -> None:
         """Queue a frame without body; a full queue means the peer does not read, and ends the connection."""
-        if self._broken:
-            return
-        if len(self._outbox) >= OUTBOX_BYTES_MAX:
-            self._break("its outbox is full")
-            return
-        self._outbox += header
-        self._outbox_filled.set()
-
-    async def write_locked(self, frame: bytes) -> None:
-        """Write the outbox and one frame whole, or end the connection; the caller holds `write_lock`.
-
-        The outbox goes first: it may hold the frame that opens the stream which this frame is for.
-        Cancellation is not let in: half a noise message on the wire would make all that follows unreadable.
-        """
-        if self._broken:
-            raise MuxedStreamReset("the connection is closed")
-        data = bytes(self._outbox) + frame
-        self._outbox.clear()
-        with trio.CancelScope(shield=True) as scope:
-            scope.deadline = trio.current_time() + WRITE_TIMEOUT_S
-            try:
-                await self._conn.write(data)
-            except Exception as error:  # whatever the socket raised, the connection is over
-                self._break(f"write failed: {error!r}")
-                raise MuxedStreamReset("the connection broke") from error
-        if scope.cancelled_caught:
-            self._break("it did not read for WRITE_TIMEOUT_S")
-            raise MuxedStreamReset("the peer does not read")
+        self.outgoing.post(header)
 
     def forget_if_done(self, stream: MuxedStream) -> None:
         """Drop a stream from the table once both directions are over."""
@@ -327,10 +299,12 @@ class MuxedSession(IMuxedConn):
         if not self._broken:
             _log.debug("connection to %s ends: %s", self.peer_id, reason)
         self._broken = True
+        self.outgoing.close()
         self._scope.cancel()
 
     def _end_streams(self) -> None:
         self._broken = True
+        self.outgoing.close()
         self._accepted_send.close()
         for stream in list(self._streams.values()):
             stream.end(reset=not stream.receive_closed)
@@ -338,8 +312,7 @@ class MuxedSession(IMuxedConn):
     async def _say_goodbye(self) -> None:
         with trio.move_on_after(GOODBYE_TIMEOUT_S):
             try:
-                async with self.write_lock:
-                    await self.write_locked(encode_header(yamux.GO_AWAY, 0, 0, 0))
+                await self.outgoing.send(encode_header(yamux.GO_AWAY, 0, 0, 0))
             except MuxedStreamError:
                 return  # it broke meanwhile: no goodbye then
 
@@ -362,17 +335,6 @@ class MuxedSession(IMuxedConn):
         except Exception as error:  # noqa: BLE001 - outermost frame: bad crypto, bad frames, dead sockets end here
             self._break(f"read failed: {error!r}")
         self._break("the peer closed it")
-
-    async def _write_outbox(self) -> None:
-        try:
-            while True:
-                await self._outbox_filled.wait()
-                self._outbox_filled = trio.Event()
-                async with self.write_lock:
-                    if self._outbox:  # else somebody's frame has taken it along
-                        await self.write_locked(b"")
-        except MuxedStreamError:
-            return  # write_locked has ended the connection
 
     async def _keep_alive(self) -> None:
         while True:

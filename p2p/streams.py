@@ -1,50 +1,26 @@
-"""Messages between two peers: channels, and requests pipelined over one lasting channel (SPEC.md §9)."""
+"""Messages between two peers, whole and in order, over one stream (SPEC.md §9)."""
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import trio
 
 from ledger.core.encoding import WireError
-from p2p.core.errors import (
-    ChannelClosed,
-    LocalProtocolError,
-    P2pError,
-    RemoteProtocolError,
-    RequestRefused,
-    RequestTimeout,
-)
-from p2p.core.framing import FRAME_BYTES_MAX, Decoder, encode_frame
+from p2p.core.errors import ChannelClosed, LocalProtocolError, P2pError, RemoteProtocolError
+from p2p.core.framing import Decoder, encode_frame
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Sequence
 
     from ledger.core.keys import AccountId
 
-__all__ = ["ANSWERED", "FAILED", "UNSENT_BYTES_MAX", "Channel", "Connector", "Requests", "Stream"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["PIECE_BYTES_MAX", "Channel", "Connector", "Stream"]
 
 SEND_TIMEOUT_S: Final = 30.0
 """How long a peer may leave a message of ours unread before the channel is given up."""
-OPEN_TIMEOUT_S: Final = 10.0
-IN_FLIGHT_MAX: Final = 64
-"""Requests that wait for an answer on one channel, at either end."""
-IN_FLIGHT_TOTAL_MAX: Final = 1024
-"""Requests of one name that are being answered, of all peers; each name has its own, so none starves another."""
-UNSENT_BYTES_MAX: Final = 16 << 20
-"""Answers that wait for their askers to read: over this, whoever has most waiting is hung up on."""
-UNSENT_FRAMES_MAX: Final = 4
-"""The same for one channel, in answers of the greatest length."""
-REQUEST_ID_BYTES: Final = 4
-ANSWERED: Final = 0
-FAILED: Final = 1
-_HEAD_BYTES: Final = REQUEST_ID_BYTES + 1
-_ID_END: Final = 1 << (8 * REQUEST_ID_BYTES)
+PIECE_BYTES_MAX: Final = 64 << 10
+"""Messages of several tasks leave together up to here: one noise message, one system call."""
 
 
 class Stream(Protocol):
@@ -75,8 +51,9 @@ class Stream(Protocol):
 class Channel:
     """Whole messages to and from one peer, in order.
 
-    One task may send while another receives; more than one of either wait for each other. Cancelling is
-    safe: a cancelled `receive` loses nothing; a cancelled `send` has sent nothing, or the channel is closed.
+    One task may send while another receives; more than one of either wait for each other, and what several
+    send meanwhile leaves as one piece. Cancelling is safe: a cancelled `receive` loses nothing; a cancelled `send`
+    has sent nothing or the whole message, or the channel is closed.
     """
 
     def __init__(
@@ -95,6 +72,9 @@ class Channel:
         self.frame_bytes_max = frame_bytes_max
         self._decoder = Decoder(frame_bytes_max=receive_bytes_max or frame_bytes_max)
         self._messages: list[bytes] = []
+        self._unsent: dict[int, bytes] = {}  # frames on their way, by the number of their turn
+        self._last_turn = 0
+        self._broke = False
         self._send_lock = trio.Lock()
         self._receive_lock = trio.Lock()
         self._closed = False
@@ -105,25 +85,55 @@ class Channel:
         `ChannelClosed` when the peer is gone or does not read for `timeout_s`; `LocalProtocolError` when the
         message is over the limit.
         """
-        if not 1 <= len(message) <= self.frame_bytes_max:
-            raise LocalProtocolError(
-                f"{self.name}: a message of {len(message)} bytes, allowed are 1 to {self.frame_bytes_max}"
-            )
-        async with self._send_lock:
-            if self._closed:
-                raise ChannelClosed(f"{self.name}: the channel is closed")
-            frame = encode_frame(message, frame_bytes_max=self.frame_bytes_max)
-            before = self._stream.written_bytes
-            try:
-                with trio.fail_after(timeout_s):
-                    await self._stream.send_all(frame)
-            except trio.TooSlowError as error:
-                self.abort()
-                raise ChannelClosed(f"{self.name}: the peer did not read for {timeout_s:g} s") from error
-            except trio.Cancelled:
-                if self._stream.written_bytes != before:
-                    self.abort()  # part of the frame is out: nothing after it could be understood
-                raise
+        await self.send_all((message,), timeout_s=timeout_s)
+
+    async def send_all(self, messages: Sequence[bytes], *, timeout_s: float = SEND_TIMEOUT_S) -> None:
+        """Send messages one behind the other, as one piece: cheaper than each by itself. Else as `send`."""
+        for message in messages:
+            if not 1 <= len(message) <= self.frame_bytes_max:
+                raise LocalProtocolError(
+                    f"{self.name}: a message of {len(message)} bytes, allowed are 1 to {self.frame_bytes_max}"
+                )
+        turn = self._last_turn = self._last_turn + 1
+        frames = (encode_frame(each, frame_bytes_max=self.frame_bytes_max) for each in messages)
+        self._unsent[turn] = b"".join(frames)
+        try:
+            async with self._send_lock:
+                while turn in self._unsent:
+                    await self._send_waiting(timeout_s)
+        finally:
+            self._unsent.pop(turn, None)  # cancelled while it waited
+        if self._broke:
+            raise ChannelClosed(f"{self.name}: the channel broke")
+
+    async def _send_waiting(self, timeout_s: float) -> None:
+        """Send what tasks have left here while the last piece was on its way; the caller holds the lock."""
+        if self._closed:
+            raise ChannelClosed(f"{self.name}: the channel is closed")
+        taken: dict[int, bytes] = {}
+        for turn, frames in list(self._unsent.items()):
+            if taken and sum(map(len, taken.values())) + len(frames) > PIECE_BYTES_MAX:
+                break
+            taken[turn] = self._unsent.pop(turn)
+        before = self._stream.written_bytes
+        try:
+            with trio.fail_after(timeout_s):
+                await self._stream.send_all(b"".join(taken.values()))
+        except trio.TooSlowError as error:
+            self._break()
+            raise ChannelClosed(f"{self.name}: the peer did not read for {timeout_s:g} s") from error
+        except trio.Cancelled:
+            if self._stream.written_bytes != before:
+                self._break()  # part of it is out: nothing after it could be understood
+            self._unsent = taken | self._unsent  # else the others send theirs themselves
+            raise
+        except P2pError:
+            self._break()
+            raise
+
+    def _break(self) -> None:
+        self._broke = True
+        self.abort()
 
     async def receive(self) -> bytes:
         """The next message. `ChannelClosed` at the end; `RemoteProtocolError` when it is not a message."""
@@ -203,204 +213,3 @@ class Connector(Protocol):
     ) -> None:
         """Answer channels of a name."""
         ...
-
-
-class _Line:
-    """Our lasting channel to one peer for one name, and who waits for an answer on it."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.waiting: dict[int, trio.MemorySendChannel[tuple[int, bytes]]] = {}
-        self.slots = trio.CapacityLimiter(IN_FLIGHT_MAX)
-        self.broken = False
-        self._next_id = 0
-
-    def next_id(self) -> int:
-        self._next_id = (self._next_id + 1) % _ID_END
-        return self._next_id
-
-    async def read_answers(self) -> None:
-        """Hand answers to those who wait, until the channel ends; then fail them all."""
-        try:
-            async for frame in self.channel:
-                if len(frame) < _HEAD_BYTES or frame[REQUEST_ID_BYTES] not in {ANSWERED, FAILED}:
-                    raise RemoteProtocolError(f"{self.channel.name}: not an answer")
-                waiter = self.waiting.pop(int.from_bytes(frame[:REQUEST_ID_BYTES], "big"), None)
-                if waiter is not None:  # else its request has timed out
-                    waiter.send_nowait((frame[REQUEST_ID_BYTES], frame[_HEAD_BYTES:]))
-        except P2pError as error:
-            _log.debug("%s: %s", self.channel.name, error)
-        finally:
-            self.broken = True
-            self.channel.abort()
-            for waiter in self.waiting.values():
-                waiter.close()
-            self.waiting.clear()
-
-
-class _Unsent:
-    """Answers on their way out, by channel: their askers decide how fast they leave, and may not read at all."""
-
-    def __init__(self) -> None:
-        self._bytes: Counter[Channel] = Counter()
-
-    @contextmanager
-    def counted(self, channel: Channel, size_bytes: int) -> Iterator[None]:
-        """Count an answer while the block sends it; over the limit, hang up on whoever leaves most unread."""
-        self._bytes[channel] += size_bytes
-        try:
-            if self._bytes[channel] > UNSENT_FRAMES_MAX * channel.frame_bytes_max:
-                channel.abort()
-            elif self._bytes.total() > UNSENT_BYTES_MAX:
-                slowest, _ = self._bytes.most_common(1)[0]
-                slowest.abort()
-            yield
-        finally:
-            self._bytes[channel] -= size_bytes
-            if not self._bytes[channel]:
-                del self._bytes[channel]
-
-
-class Requests:
-    """Questions and answers: one lasting stream per peer and name, many requests in flight on it."""
-
-    def __init__(self, host: Connector) -> None:
-        """Starts nothing; the tasks of open lines run in the host's nursery."""
-        self._host = host
-        self._lines: dict[tuple[AccountId, str], _Line] = {}
-        self._opening: dict[tuple[AccountId, str], trio.Lock] = {}
-        self._unsent = _Unsent()
-
-    def serve(
-        self,
-        name: str,
-        answer: Callable[[AccountId, bytes], Awaitable[bytes]],
-        *,
-        body_bytes_max: int = 1 << 20,
-        question_bytes_max: int | None = None,
-        in_flight_max: int = IN_FLIGHT_MAX,
-    ) -> None:
-        """Answer requests of `name`; `answer(peer, body)` runs up to `in_flight_max` times per peer at once.
-
-        Bodies have at most `body_bytes_max`, those of requests `question_bytes_max` if that is given. Whatever
-        `answer` raises reaches the peer as a refusal without details, and our log with them.
-        """
-        serving = trio.CapacityLimiter(IN_FLIGHT_TOTAL_MAX)
-
-        async def answered(peer: AccountId, body: bytes) -> bytes:
-            async with serving:
-                return await answer(peer, body)
-
-        async def serve_line(channel: Channel) -> None:
-            slots = trio.Semaphore(in_flight_max)
-            async with trio.open_nursery() as nursery:
-                async for frame in channel:
-                    if len(frame) < REQUEST_ID_BYTES:
-                        raise RemoteProtocolError(f"{name}: not a request")
-                    await slots.acquire()  # the peer's window is its back-pressure
-                    nursery.start_soon(self._answer, channel, frame, answered, slots)
-
-        self._host.serve(
-            name,
-            serve_line,
-            frame_bytes_max=body_bytes_max + _HEAD_BYTES,
-            receive_bytes_max=(question_bytes_max or body_bytes_max) + _HEAD_BYTES,
-            streams_per_peer_max=2,
-        )
-
-    async def _answer(
-        self,
-        channel: Channel,
-        frame: bytes,
-        answer: Callable[[AccountId, bytes], Awaitable[bytes]],
-        slots: trio.Semaphore,
-    ) -> None:
-        request_id = frame[:REQUEST_ID_BYTES]
-        try:
-            if channel.is_closed:  # its asker did not read earlier answers
-                return
-            # one copy: it may have to wait a while for the peer to read
-            body = request_id + bytes((ANSWERED,)) + await answer(channel.peer, frame[REQUEST_ID_BYTES:])
-            with self._unsent.counted(channel, len(body)):
-                await channel.send(body)
-        except P2pError as error:
-            _log.debug("%s: no answer: %s", channel.name, error)
-            await self._refuse(channel, request_id)
-        except Exception:  # noqa: BLE001 - outermost frame of the answering task: one bad request must not end the line
-            _log.exception("%s: answering failed", channel.name)
-            await self._refuse(channel, request_id)
-        finally:
-            slots.release()
-
-    async def _refuse(self, channel: Channel, request_id: bytes) -> None:
-        try:
-            await channel.send(request_id + bytes((FAILED,)))
-        except P2pError as error:
-            _log.debug("%s: no refusal either: %s", channel.name, error)
-
-    async def request(
-        self,
-        account: AccountId,
-        name: str,
-        body: bytes,
-        timeout_s: float,
-        *,
-        body_bytes_max: int = 1 << 20,
-    ) -> bytes:
-        """The peer's answer to `body`.
-
-        `RequestTimeout` after `timeout_s`; `ConnectionError`s: `DialError` (not reachable), `ChannelClosed`
-        (gone before it answered), `RequestRefused`. After a timeout or `ChannelClosed` the peer may or may
-        not have carried it out: repeat only what may be repeated.
-        """
-        try:
-            with trio.fail_after(timeout_s):
-                return await self._ask(account, name, body, body_bytes_max)
-        except trio.TooSlowError as error:
-            raise RequestTimeout(f"{name}: no answer within {timeout_s:g} s") from error
-
-    async def _ask(self, account: AccountId, name: str, body: bytes, body_bytes_max: int) -> bytes:
-        if len(body) > body_bytes_max:
-            raise LocalProtocolError(f"{name}: a body of {len(body)} bytes, at most {body_bytes_max}")
-        line = await self._line(account, name, body_bytes_max)
-        async with line.slots:
-            if line.broken:  # it broke while we waited for a slot: nothing of ours was sent on it
-                line = await self._line(account, name, body_bytes_max)
-            request_id = line.next_id()
-            send, receive = trio.open_memory_channel[tuple[int, bytes]](1)
-            line.waiting[request_id] = send
-            try:
-                await line.channel.send(request_id.to_bytes(REQUEST_ID_BYTES, "big") + body)
-                status, answer = await receive.receive()
-            except trio.EndOfChannel as error:
-                raise ChannelClosed(f"{name}: the peer went before it answered") from error
-            finally:
-                line.waiting.pop(request_id, None)
-        if status == FAILED:
-            raise RequestRefused(f"{name}: the peer could not answer")
-        return answer
-
-    async def _line(self, account: AccountId, name: str, body_bytes_max: int) -> _Line:
-        key = (account, name)
-        lock = self._opening.setdefault(key, trio.Lock())
-        try:
-            async with lock:
-                line = self._lines.get(key)
-                if line is None or line.broken:
-                    size = min(body_bytes_max + _HEAD_BYTES, FRAME_BYTES_MAX)
-                    channel = await self._host.open(
-                        account, name, timeout_s=OPEN_TIMEOUT_S, frame_bytes_max=size
-                    )
-                    line = self._lines[key] = _Line(channel)
-                    self._host.nursery.start_soon(self._run_line, key, line)
-                return line
-        finally:
-            if not lock.locked():
-                self._opening.pop(key, None)
-
-    async def _run_line(self, key: tuple[AccountId, str], line: _Line) -> None:
-        try:
-            await line.read_answers()
-        finally:
-            if self._lines.get(key) is line:
-                del self._lines[key]

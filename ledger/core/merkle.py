@@ -1,22 +1,22 @@
 """The log's Merkle tree, exactly RFC 6962 §2.1 (SPEC.md §5).
 
-`MerkleLog` keeps every complete node and proves; `Peaks` keeps the O(log n) roots of the complete subtrees
+`MerkleLog` keeps the nodes and proves; `Peaks` keeps the O(log n) roots of the complete subtrees
 and only extends, which is all that proposing or checking a block needs. Both give the same root.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+from typing import Final, TypeAlias
 
 __all__ = [
     "EMPTY_ROOT",
     "NODE_BYTES",
     "PROOF_NODES_MAX",
+    "TILE_LEAVES",
+    "Fetch",
     "MerkleLog",
     "Peaks",
     "leaf_hash",
@@ -27,6 +27,11 @@ __all__ = [
 NODE_BYTES: Final = 32
 PROOF_NODES_MAX: Final = 64
 """No proof in a tree of fewer than 2^63 leaves is longer."""
+TILE_LEVEL: Final = 8
+TILE_LEAVES: Final = 1 << TILE_LEVEL
+"""Memory per leaf against work per proof: a proof reads this many entries at most."""
+Fetch: TypeAlias = Callable[[int, int], Sequence[bytes]]
+"""(low, high) -> the leaf hashes of leaves low to high - 1."""
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 
 
@@ -75,20 +80,68 @@ class Peaks:
 
 
 class MerkleLog:
-    """An append-only log's tree, about 64 bytes of memory per leaf."""
+    """An append-only log's tree: the roots of its tiles and every node above them, and the leaf hashes.
 
-    __slots__ = ("_levels",)
+    A tile is the complete subtree over TILE_LEAVES leaves. Leaf hashes, half of all nodes, are what costs memory;
+    whoever has the entries on disk has them forgotten (`forget_leaves`), and 32 bytes per leaf become a fourth of
+    one. Nodes below the tile's root are made from its leaves when a proof needs them.
+    """
 
-    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        # _levels[k] holds the roots of all complete subtrees of 2^k leaves, back to back.
-        self._levels: list[bytearray] = [bytearray()]
+    __slots__ = (
+        "_base",
+        "_base_nodes",
+        "_fetch",
+        "_fetched",
+        "_kept",
+        "_leaves",
+        "_levels",
+        "_peaks",
+        "_size",
+    )
+
+    def __init__(self, leaves: Iterable[bytes] = (), *, base: Peaks | None = None) -> None:
+        """A log of `leaves` (whole entries); with `base`, one whose beginning is known by its peaks alone."""
+        base = base or Peaks()
+        self._base = base.size
+        self._base_nodes = dict(zip(_peak_places(base.size), base.nodes, strict=True))
+        self._size = self._kept = base.size
+        self._peaks = list(base.nodes)
+        # _levels[k] holds the roots of complete subtrees of TILE_LEAVES * 2^k leaves that end behind the base.
+        self._levels: list[bytearray] = []
+        # The leaf hashes from leaf _kept on; those before are asked for.
+        self._leaves = bytearray()
+        self._fetch: Fetch | None = None
+        self._fetched: tuple[int, bytes] = (-1, b"")
         for leaf in leaves:
             self.append(leaf)
+
+    @staticmethod
+    def restore(base: Peaks, tiles: Iterable[bytes], fetch: Fetch) -> MerkleLog:
+        """The log whose tiles behind `base`, the one that holds the base's end included, have these roots."""
+        log = MerkleLog(base=base)
+        log._fetch = fetch
+        for root in tiles:
+            if log._size % TILE_LEAVES:
+                # The base ends in this tile: its peaks below the tile's root are part of that root now.
+                log._size -= log._size % TILE_LEAVES
+                log._peaks = log._peaks[: log._size.bit_count()]
+            log._add(root, TILE_LEVEL)
+        log._kept = log._size
+        return log
 
     @property
     def size(self) -> int:
         """How many leaves the log has."""
-        return len(self._levels[0]) // NODE_BYTES
+        return self._size
+
+    @property
+    def tiles(self) -> int:
+        """How many complete tiles the log has, those before its base included."""
+        return self._size // TILE_LEAVES
+
+    def tile_root(self, number: int) -> bytes:
+        """The root of a complete tile; `IndexError` if it ended before the base."""
+        return self._subtree(TILE_LEVEL, number)
 
     def append(self, leaf: bytes) -> int:
         """Add `leaf` (a whole entry, not its hash); its index."""
@@ -96,29 +149,35 @@ class MerkleLog:
 
     def append_hash(self, node: bytes) -> int:
         """Add a leaf of which only `leaf_hash(leaf)` is at hand; its index."""
-        index = position = self.size
-        for level in self._levels:
-            level.extend(node)
-            if not position & 1:
-                return index
-            node = _node(bytes(level[-2 * NODE_BYTES : -NODE_BYTES]), node)
-            position >>= 1
-        self._levels.append(bytearray(node))
+        index = self._size
+        self._leaves += node
+        self._add(node, 0)
         return index
+
+    def forget_leaves(self, below: int, fetch: Fetch) -> None:
+        """Drop the leaf hashes of complete tiles below leaf `below`; `fetch(low, high)` gives them from now on."""
+        self._fetch = fetch
+        keep_from = min(below, self._size) // TILE_LEAVES * TILE_LEAVES
+        if keep_from > self._kept:
+            del self._leaves[: (keep_from - self._kept) * NODE_BYTES]
+            self._kept = keep_from
 
     def peaks(self) -> Peaks:
         """The peaks of the whole log, to extend without touching it."""
-        return Peaks(self.size, tuple(self._subtrees(0, self.size)))
+        return Peaks(self._size, tuple(self._peaks))
 
     def root(self, size: int | None = None) -> bytes:
         """The Merkle tree hash of the first `size` leaves (all, unless told); `IndexError` beyond the log."""
-        return self._range(0, self._checked(size))
+        return _fold(self._peaks) if size in {None, self._size} else self._range(0, self._checked(size))
 
     def inclusion_proof(self, index: int, size: int | None = None) -> tuple[bytes, ...]:
-        """The path from leaf `index` to the root at `size` (RFC 6962 §2.1.1), the leaf's sibling first."""
+        """The path from leaf `index` to the root at `size` (RFC 6962 §2.1.1), the leaf's sibling first.
+
+        `IndexError` for a leaf that is not in the log, or is before its base.
+        """
         size = self._checked(size)
-        if not 0 <= index < size:
-            raise IndexError(f"leaf {index} is not in a log of {size}")
+        if not self._base <= index < size:
+            raise IndexError(f"leaf {index} is not in a log of {size} that is known from {self._base} on")
         path: list[bytes] = []
         low, high = 0, size
         while high - low > 1:
@@ -155,23 +214,84 @@ class MerkleLog:
 
     def _checked(self, size: int | None) -> int:
         if size is None:
-            return self.size
-        if not 0 <= size <= self.size:
-            raise IndexError(f"the log has {self.size} leaves, not {size}")
+            return self._size
+        if not self._base <= size <= self._size:
+            raise IndexError(
+                f"the log has {self._size} leaves, not {size}, and is known from {self._base} on"
+            )
         return size
+
+    def _add(self, node: bytes, level: int) -> None:
+        """Add the root of 2^level new leaves behind a log whose size is a multiple of that."""
+        carry = self._size >> level
+        self._size += 1 << level
+        while True:
+            if level >= TILE_LEVEL:
+                if level - TILE_LEVEL == len(self._levels):
+                    self._levels.append(bytearray())
+                self._levels[level - TILE_LEVEL] += node
+            if not carry & 1:
+                self._peaks.append(node)
+                return
+            node = _node(self._peaks.pop(), node)
+            carry >>= 1
+            level += 1
 
     def _range(self, low: int, high: int) -> bytes:
         """The hash over leaves low..high-1, where low is a multiple of the largest power of two in the range."""
-        return _fold(self._subtrees(low, high))
-
-    def _subtrees(self, low: int, high: int) -> list[bytes]:
         nodes = []
         while low < high:
             level = (high - low).bit_length() - 1
-            at = (low >> level) * NODE_BYTES
-            nodes.append(bytes(self._levels[level][at : at + NODE_BYTES]))
+            nodes.append(self._subtree(level, low >> level))
             low += 1 << level
-        return nodes
+        return _fold(nodes)
+
+    def _subtree(self, level: int, index: int) -> bytes:
+        """The root of the complete subtree over leaves index * 2^level on."""
+        known = self._base_nodes.get((level, index))
+        if known is not None:
+            return known
+        low, high = index << level, index + 1 << level
+        if high <= self._base:
+            raise IndexError(f"leaves {low} to {high} are before the log's base")
+        if level >= TILE_LEVEL:
+            nodes = self._levels[level - TILE_LEVEL]
+            at = (index - (self._base >> level)) * NODE_BYTES
+            return bytes(nodes[at : at + NODE_BYTES])
+        if low < self._base:
+            return _node(self._subtree(level - 1, 2 * index), self._subtree(level - 1, 2 * index + 1))
+        return _complete(self._leaf_hashes(low, high))
+
+    def _leaf_hashes(self, low: int, high: int) -> bytes:
+        """The hashes of leaves of one tile, none before the base, back to back."""
+        if low >= self._kept:
+            return bytes(self._leaves[(low - self._kept) * NODE_BYTES : (high - self._kept) * NODE_BYTES])
+        tile = low // TILE_LEAVES
+        first = max(self._base, tile * TILE_LEAVES)
+        if self._fetched[0] != tile:
+            if self._fetch is None:
+                raise IndexError(f"nobody has the leaves {low} to {high}")
+            self._fetched = tile, b"".join(self._fetch(first, min((tile + 1) * TILE_LEAVES, self._kept)))
+        return self._fetched[1][(low - first) * NODE_BYTES : (high - first) * NODE_BYTES]
+
+
+def _complete(nodes: bytes) -> bytes:
+    """The root over a power of two of nodes, back to back."""
+    while len(nodes) > NODE_BYTES:
+        nodes = b"".join(
+            [
+                hashlib.sha256(b"\1" + nodes[at : at + 2 * NODE_BYTES]).digest()
+                for at in range(0, len(nodes), 2 * NODE_BYTES)
+            ]
+        )
+    return nodes
+
+
+def _peak_places(size: int) -> list[tuple[int, int]]:
+    """(level, index) of the complete subtrees of a log of `size` leaves, largest first."""
+    return [
+        (level, (size >> level) - 1) for level in range(size.bit_length() - 1, -1, -1) if size >> level & 1
+    ]
 
 
 def _split(count: int) -> int:

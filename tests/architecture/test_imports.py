@@ -56,7 +56,8 @@ RULES = [
         "p2p",
         "libp2p multiaddr",
         "libp2p stands behind the host: what it lacks is mended there, and it can be replaced there",
-        doors="p2p/host.py p2p/hardening.py p2p/links.py p2p/muxer.py p2p/pubsub.py p2p/routing.py p2p/transport.py",
+        doors="p2p/host.py p2p/hardening.py p2p/links.py p2p/muxer.py p2p/outgoing.py p2p/pubsub.py p2p/routing.py "
+        "p2p/transport.py",
     ),
     rule(
         "p2p",

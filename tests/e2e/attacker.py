@@ -61,7 +61,7 @@ def frame(body: bytes) -> bytes:
 
 
 def request(body: bytes, number: int = 1) -> bytes:
-    """A request as p2p.streams frames it."""
+    """A request as p2p.requests frames it."""
     return frame(number.to_bytes(4, "big") + body)
 
 

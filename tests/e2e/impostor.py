@@ -18,7 +18,7 @@ from p2p.core.adverts import Advert
 from p2p.core.envelope import EnvelopeKind, seal
 from p2p.core.errors import P2pError
 from p2p.host import Host, HostConfig, open_host
-from p2p.streams import Requests
+from p2p.requests import Requests
 from tests.core.ledger.ledger_forge import Forge, genesis
 from tests.e2e.attacker import new_key
 

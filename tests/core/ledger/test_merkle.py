@@ -1,5 +1,6 @@
 """The Merkle log (SPEC.md §5) against the recursive definition of RFC 6962, and every proof of small logs."""
 
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ledger.core.encoding import digest
 from ledger.core.merkle import (
     EMPTY_ROOT,
+    TILE_LEAVES,
     MerkleLog,
     Peaks,
     leaf_hash,
@@ -112,3 +114,81 @@ def test_places_beyond_the_log_are_errors() -> None:
 
 def test_roots_differ_from_size_to_size() -> None:
     assert all(one != other for one, other in pairwise(ROOTS))
+
+
+MANY = [number.to_bytes(4, "big") for number in range(1_400)]
+HASHES = [leaf_hash(leaf) for leaf in MANY]
+WHOLE = MerkleLog(MANY)
+SIZES = [1, 2, 255, 256, 257, 511, 512, 513, 767, 1_023, 1_024, 1_025, 1_337, 1_400]
+
+
+@cache
+def naive(low: int, high: int) -> bytes:
+    """The definition again, over leaves `low` to `high` - 1 of MANY."""
+    if high - low == 1:
+        return HASHES[low]
+    cut = low + (1 << (high - low - 1).bit_length() - 1)
+    return digest(b"\1", naive(low, cut), naive(cut, high))
+
+
+def ask(low: int, high: int) -> list[bytes]:
+    assert low < high
+    return HASHES[low:high]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_log_of_many_tiles_has_the_roots_of_the_rfc(size: int) -> None:
+    assert (
+        WHOLE.root(size)
+        == naive(0, size)
+        == MerkleLog(MANY[:size]).root()
+        == Peaks().extend(MANY[:size]).root()
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_log_that_forgot_its_leaves_proves_as_before(size: int) -> None:
+    log = MerkleLog(MANY[:size])
+    log.forget_leaves(size, ask)
+    for leaf in {0, size // 3, size // 2, size - 2, size - 1} - {-1}:
+        path = log.inclusion_proof(leaf)
+        assert path == WHOLE.inclusion_proof(leaf, size)
+        assert verify_inclusion(leaf, size, HASHES[leaf], path, naive(0, size))
+    for old in {1, size // 3 or 1, size // 2 or 1, size - 1 or 1}:
+        path = log.consistency_proof(old)
+        assert verify_consistency(old, size, path, naive(0, old), naive(0, size))
+    for leaf in MANY[size:]:
+        log.append(leaf)
+    assert log.root() == WHOLE.root()
+
+
+@pytest.mark.parametrize("base", [0, 1, 255, 256, 300, 512, 1_000, 1_023, 1_300])
+def test_a_log_that_began_at_a_base_proves_what_came_after(base: int) -> None:
+    log = MerkleLog(base=peaks_of(base))
+    for leaf in MANY[base:]:
+        log.append(leaf)
+    again = MerkleLog.restore(
+        peaks_of(base), [WHOLE.tile_root(tile) for tile in range(base // TILE_LEAVES, log.tiles)], ask
+    )
+    assert again.size == max(base, len(MANY) // TILE_LEAVES * TILE_LEAVES)
+    for leaf in MANY[again.size :]:
+        again.append(leaf)
+    for found in (log, again):
+        assert found.peaks() == WHOLE.peaks()
+        assert found.tile_root(log.tiles - 1) == WHOLE.tile_root(log.tiles - 1) or base > 1_024
+        for leaf in range(base, len(MANY), 37):
+            for size in range(max(leaf + 1, base), len(MANY) + 1, 211):
+                assert found.inclusion_proof(leaf, size) == WHOLE.inclusion_proof(leaf, size)
+        for old in range(base, len(MANY), 61):
+            assert found.consistency_proof(old) == WHOLE.consistency_proof(old)
+        if base:
+            with pytest.raises(IndexError):
+                found.inclusion_proof(base - 1)
+            with pytest.raises(IndexError):
+                found.root(base - 1)
+        found.forget_leaves(found.size, ask)
+        assert found.inclusion_proof(base) == WHOLE.inclusion_proof(base)
+
+
+def peaks_of(size: int) -> Peaks:
+    return Peaks().extend(MANY[:size])

@@ -13,7 +13,7 @@ from bootstrap.consensus import CONSENSUS, QUEUE_MESSAGES_MAX, ConsensusLinks
 from ledger.core.consensus import MESSAGE_BYTES_MAX
 from ledger.core.keys import AccountId, SigningKey
 from p2p.core.errors import ChannelClosed, DialError, P2pError
-from p2p.streams import Channel
+from p2p.streams import PIECE_BYTES_MAX, Channel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -165,7 +165,17 @@ async def test_a_queue_is_bounded_in_bytes_too() -> None:
     size = consensus.QUEUE_BYTES_MAX // 4
     for number in range(6):
         outbox.put(bytes((number,)) * size)
-    assert [(await outbox.take())[0] for _ in range(4)] == [2, 3, 4, 5]
+    assert [(await outbox.take())[0][0] for _ in range(4)] == [2, 3, 4, 5]
+
+
+async def test_small_messages_leave_together_and_in_order() -> None:
+    outbox = consensus._Outbox(B)
+    messages = [bytes((number,)) * 1000 for number in range(100)]
+    for message in messages:
+        outbox.put(message)
+    first, second = await outbox.take(), await outbox.take()
+    assert first + second == messages
+    assert sum(map(len, first)) <= PIECE_BYTES_MAX < sum(map(len, first)) + 1000
 
 
 async def test_a_lost_channel_is_opened_again(autojump_clock: trio.testing.MockClock) -> None:

@@ -18,10 +18,10 @@ from p2p.muxer import (
     SILENCE_MAX_S,
     STREAMS_INBOUND_MAX,
     STREAMS_OUTBOUND_MAX,
-    WRITE_TIMEOUT_S,
     MuxedSession,
     MuxedStream,
 )
+from p2p.outgoing import WRITE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

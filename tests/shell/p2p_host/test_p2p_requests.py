@@ -12,7 +12,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from p2p.core.errors import ChannelClosed, DialError, LocalProtocolError, RequestRefused, RequestTimeout
 from p2p.core.protocols import protocol_id
-from p2p.streams import UNSENT_BYTES_MAX, Requests
+from p2p.requests import UNSENT_BYTES_MAX, Requests
 from tests.shell.p2p_host.attacker import session, speaking
 from tests.shell.p2p_host.support import NETWORK, Factory, eventually, new_key
 
