@@ -107,8 +107,11 @@ def certify(blocks: Iterable[FinalBlock]) -> CertifiedHeader | None:
     headers: list[Header] = []
     for block in blocks:
         headers.append(block.header)
-        if block.certificate.kind is Kind.FINAL:
-            return CertifiedHeader(headers[0], block.certificate, tuple(headers[1:]))
+        if block.is_final:
+            headers += () if block.closing is None else block.closing.headers
+            if len(headers) > DESCENDANTS_MAX + 1:
+                return None
+            return CertifiedHeader(headers[0], block.finality, tuple(headers[1:]))
         if len(headers) > DESCENDANTS_MAX:
             return None
     return None

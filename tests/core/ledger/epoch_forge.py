@@ -5,12 +5,12 @@ from __future__ import annotations
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
-from ledger.core.block import NO_BLOCK, NO_ROOT, Certificate, FinalBlock, Header
+from ledger.core.block import NO_BLOCK, NO_ROOT, Certificate, Closing, FinalBlock, Header
 from ledger.core.committee import Committee
 from ledger.core.encoding import Kind
 from ledger.core.entries import NO_APPROVALS, Action, Entry, Rotate, Transfer, sign_entry
 from ledger.core.handover import Handover
-from ledger.core.heads import CertifiedHeader
+from ledger.core.heads import CertifiedHeader, certify
 from ledger.core.merkle import MerkleLog
 from ledger.core.votes import sign_vote
 from tests.core.ledger.ledger_forge import ALICE, BOB, FOREVER_MS, WITNESSES, genesis
@@ -64,17 +64,23 @@ class EpochForge:
         )
 
     def block(
-        self, entries: Iterable[Entry] | None = None, *, kind: Kind = Kind.FINAL, **changes: Any
+        self,
+        entries: Iterable[Entry] | None = None,
+        *,
+        kind: Kind = Kind.FINAL,
+        void: int = 0,
+        **changes: Any,
     ) -> FinalBlock:
         """Append a block with one TRANSFER, unless told; `heads` gets it when a FINAL certificate covers it."""
         chosen = (self.sign(Transfer(BOB.account, 1)),) if entries is None else tuple(entries)
         for entry in chosen:
             self.log.append(entry.encode())
         header = self.header(self.blocks[-1].header if self.blocks else None, len(chosen), **changes)
-        block = FinalBlock(header, chosen, self.certify(header, kind))
+        closing = self._closing(header, void) if void else None
+        certificate = self.certify(header, Kind.NOTAR if void else kind)
+        block = FinalBlock(header, chosen, certificate, closing)
         self.blocks.append(block)
-        if kind is Kind.FINAL:
-            self._cover(block.certificate)
+        self._cover()
         return block
 
     def header(self, parent: Header | None, count: int, **changes: Any) -> Header:
@@ -97,13 +103,8 @@ class EpochForge:
         """End the epoch; with `void`, that many blocks of no effect stand above its last one to make it final."""
         action = Rotate(self.committee.epoch + 1, tuple(key.account for key in keys), NO_APPROVALS)
         entry = self.sign(action)
-        last = self.block([entry], kind=Kind.NOTAR if void else Kind.FINAL)
-        above: list[Header] = []
-        for _ in range(void):
-            above.append(self.header(above[-1] if above else last.header, 0))
-        head = CertifiedHeader(last.header, self.certify(above[-1] if above else last.header), tuple(above))
-        if void:
-            self.heads.append(head)
+        last = self.block([entry], void=void)
+        head = self.heads[-1]
         path = self.log.inclusion_proof(last.header.tree_size - 1, last.header.tree_size)
         handover = Handover(entry, path, head)
         self.handovers.append(handover)
@@ -126,9 +127,14 @@ class EpochForge:
     def consistency(self, old: CertifiedHeader, new: CertifiedHeader) -> tuple[bytes, ...]:
         return self.log.consistency_proof(old.header.tree_size, new.header.tree_size)
 
-    def _cover(self, certificate: Certificate) -> None:
-        """Every block since the last FINAL one is covered now."""
-        open_blocks = self.blocks[len(self.heads) :]
-        for at, block in enumerate(open_blocks):
-            above = tuple(later.header for later in open_blocks[at + 1 :])
-            self.heads.append(CertifiedHeader(block.header, certificate, above))
+    def _closing(self, header: Header, void: int) -> Closing:
+        above: list[Header] = []
+        for _ in range(void):
+            above.append(self.header(above[-1] if above else header, 0))
+        return Closing(tuple(above), self.certify(above[-1]))
+
+    def _cover(self) -> None:
+        """Every block since the last final one is covered, if the newest is final."""
+        if self.blocks[-1].is_final:
+            heads = [certify(self.blocks[at:]) for at in range(len(self.heads), len(self.blocks))]
+            self.heads += [head for head in heads if head is not None]
