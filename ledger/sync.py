@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ledger.core.receipt import Receipt
     from ledger.core.state import LedgerState, Moment
 
-__all__ = ["POLL_WAIT_MS", "Follower", "Request", "Untrustworthy", "pull_blocks"]
+__all__ = ["HEDGE_S", "POLL_WAIT_MS", "Follower", "Request", "Untrustworthy", "pull_blocks"]
 
 Request: TypeAlias = Callable[[AccountId, bytes, float], Awaitable[bytes]]
 """(witness, body, timeout_s) -> answer; raises ConnectionError or TimeoutError."""
@@ -37,6 +37,8 @@ Request: TypeAlias = Callable[[AccountId, bytes, float], Awaitable[bytes]]
 POLL_WAIT_MS: Final = 2_000
 """How long a source may hold a request open for a block to come. After an empty answer another source is asked, so a
 source that is cut off from the rest hides new blocks no longer than this."""
+HEDGE_S: Final = 0.3
+"""A source that answered nothing for this long gets company."""
 ANSWER_S: Final = 5.0
 ENTRIES_CHECKED_INLINE_MAX: Final = 32
 """More signatures than this, about 4 ms, are checked in a thread: the node's other tasks go on meanwhile."""
@@ -104,6 +106,8 @@ class Follower:
         self.fork: ForkError | None = None
         """Proof that more than f witnesses lied, once a source has shown it: tell the owner, rely on nothing new."""
         self._visit = trio.CancelScope()
+        self._asking: tuple[AccountId, float] | None = None
+        self._turnstile = trio.Lock()
 
     @property
     def state(self) -> LedgerState:
@@ -152,6 +156,13 @@ class Follower:
 
     async def run(self) -> None:
         """Pull, verify and keep blocks, until cancelled. Whatever a source does, another one is asked next."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pull_when_slow)
+            while True:
+                await self._pull_from_all()
+
+    async def _pull_from_all(self) -> None:
+        """Ask one source after the other, and stay with each while it answers as it should."""
         pause_s = PAUSE_S_MIN
         while True:
             source = self._next_source()
@@ -159,18 +170,44 @@ class Follower:
                 await trio.sleep(PAUSE_S_MAX)
                 continue
             began_s = trio.current_time()
-            try:
-                with trio.CancelScope() as self._visit:
-                    await self._pull_from(source)
+            with trio.CancelScope() as self._visit:
+                self._asking = (source, began_s)
+                answers = await self._visit_source(source)
+            self._asking = None
+            if self._visit.cancelled_caught:
+                continue
+            if answers:
                 pause_s = PAUSE_S_MIN
-                if trio.current_time() - began_s >= PAUSE_S_MIN or self._visit.cancel_called:
+                if trio.current_time() - began_s >= PAUSE_S_MIN:
                     continue  # it did hold the request open, as asked
-            except (ConnectionError, TimeoutError, trio.TooSlowError) as error:
-                _log.debug("ledger: %s does not answer: %s", peer_id(source), error)
-            except Untrustworthy as error:
-                _log.warning("ledger: %s sent a wrong block: %s", peer_id(source), error)
             await trio.sleep(pause_s)
             pause_s = min(PAUSE_S_MAX, pause_s * 2)
+
+    async def _pull_when_slow(self) -> None:
+        """While one source keeps us waiting, ask a second one too.
+
+        An idle source keeps the request open for POLL_WAIT_MS, and so does one whose process hangs: nobody can tell
+        them apart before a time-out, and whoever waits for a block must not wait for that.
+        """
+        while True:
+            await trio.sleep(HEDGE_S)
+            if self._asking is None or trio.current_time() - self._asking[1] < HEDGE_S:
+                continue
+            source = self._next_source()
+            if source is not None and source != self._asking[0]:
+                await self._visit_source(source)
+
+    async def _visit_source(self, source: AccountId) -> bool:
+        """Take what `source` has; False if it failed or lied."""
+        try:
+            await self._pull_from(source)
+        except (ConnectionError, TimeoutError, trio.TooSlowError) as error:
+            _log.debug("ledger: %s does not answer: %s", peer_id(source), error)
+            return False
+        except Untrustworthy as error:
+            _log.warning("ledger: %s sent a wrong block: %s", peer_id(source), error)
+            return False
+        return True
 
     async def _pull_from(self, source: AccountId) -> None:
         """Take blocks from `source` until it has no new one."""
@@ -180,8 +217,11 @@ class Follower:
             blocks = await pull_blocks(self.request, source, self.genesis, height, POLL_WAIT_MS)
             if not blocks:
                 return
+            if self._asking is not None and self._asking[0] == source:
+                self._asking = (source, trio.current_time())
             with trio.CancelScope(shield=True):  # what was accepted in memory must reach the disk
-                await self._accept(blocks)
+                async with self._turnstile:  # in order of height
+                    await self._accept(blocks)
             height = blocks[-1].header.height + 1
 
     async def _accept(self, blocks: tuple[FinalBlock, ...]) -> None:

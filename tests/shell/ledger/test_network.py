@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from ledger.archive import Archive
 from ledger.core.audit import audit
 from ledger.core.entries import Claim, Lock, Transfer, sign_entry, sign_voucher
 from ledger.core.requests import Head, decode_answer, encode_request
 from ledger.core.state import Reason
 from ledger.store import StoreFullError, open_store
-from ledger.sync import Follower
+from ledger.sync import HEDGE_S, Follower
 from ledger.wallet import EntryPending
 from tests.shell.ledger.memory_network import POOR, RICH, memory_network
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio.testing import MockClock
 
     from ledger.core.keys import AccountId
 
@@ -141,3 +144,27 @@ async def test_a_follower_leaves_a_liar_and_a_dead_source(tmp_path: Path) -> Non
                     assert await follower.wait_for(lambda: follower.head.height >= 3, 20)
                     nursery.cancel_scope.cancel()
             assert follower.state.account(POOR.account).balance == 3
+
+
+async def test_a_source_that_hangs_hides_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with (
+        memory_network(tmp_path, 1, in_thread=False) as network,
+        network.wallet(RICH, "rich") as rich,
+    ):
+        witness, hung = network.keys[0].account, POOR.account
+
+        async def request(source: AccountId, body: bytes, timeout_s: float) -> bytes:
+            if source == hung:
+                with trio.fail_after(timeout_s):
+                    await trio.sleep_forever()
+            return await network.request(source, body, timeout_s)
+
+        with open_store(tmp_path / "follower.db", network.genesis) as store:
+            archive = Archive(store, in_thread=False)
+            sources = (witness, hung)  # the second one is asked first
+            follower = Follower(network.genesis, store, lambda: sources, request, archive=archive)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follower.run)
+                await rich.submit(Transfer(POOR.account, 1))
+                assert await follower.wait_for(lambda: follower.head.height >= 1, 3 * HEDGE_S)
+                nursery.cancel_scope.cancel()
