@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` and `make test`. Each sets everything up by itself on a fresh machine.
-.PHONY: demo test check lint types setup guests simulate bench clean
+.PHONY: demo test check lint types setup guests simulate bench bench-ledger clean
 PYTHONPATH :=
 export PYTHONPATH
 
@@ -27,9 +27,12 @@ guests: ## rebuild the demo's WebAssembly modules and compare them with the comm
 simulate: setup ## SEEDS=2000: the ordering protocol under seeded faults
 	@.venv/bin/python -m tests.simulation.ledger.simplex_simulation --seeds $(or $(SEEDS),2000)
 
-bench: setup ## what an entry and a unit cost, beside the bare parts in the same run
-	@.venv/bin/python -m benchmarks.ledger_core
+bench: setup ## what an entry and a unit cost, beside the bare parts in the same run (short)
+	@.venv/bin/python -m benchmarks.ledger --short
 	@.venv/bin/python -m benchmarks.jobs
+
+bench-ledger: setup ## every figure of the ledger beside its target (ARGS="append --json --entries 1000000")
+	@.venv/bin/python -m benchmarks.ledger $(ARGS)
 
 clean:
 	rm -rf .venv .venv-guests .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
