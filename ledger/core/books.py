@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from ledger.core.encoding import digest
 from ledger.core.entries import Action, Claim, Entry, Expire, Lock, Transfer, Voucher, verify_voucher
 from ledger.core.keys import AccountId
+from ledger.core.merkle import Peaks
 
 if TYPE_CHECKING:
     from ledger.core.genesis import Genesis
@@ -72,6 +73,7 @@ class Line:
     floor: int = 0
     used: int = 0
     last_id: bytes = bytes(32)
+    active_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -110,7 +112,7 @@ class Books:
             )
         self._post(_FEE_PURSE, leader, entry.fee)
         self.fees += entry.fee
-        line.used, line.last_id = entry.seq, entry_id
+        line.used, line.last_id, line.active_ms = entry.seq, entry_id, time_ms
 
     def _act(self, entry_id: bytes, who: AccountId, action: Action, time_ms: int) -> None:
         if isinstance(action, Transfer):
@@ -191,18 +193,47 @@ class Books:
 
     def root(self) -> bytes:
         """The state root (SPEC.md §4)."""
-        accounts: list[bytes] = []
+        genesis, accounts = self.genesis, list[bytes]()
         for who in self.accounts():
             line, balance = self.lines.get(who, Line()), self.purses.get(who, 0)
             if balance or line.floor or line.used:
                 accounts.append(who + struct.pack(">qQQ", balance, -line.floor, line.used) + line.last_id)
+                accounts[-1] += struct.pack(">Q", line.active_ms)
         locks = [
             lock_id
             + lock.payer
             + lock.payee
+            + lock.payer
             + struct.pack(">QQ", lock.amount, lock.expiry_ms)
+            + bytes(43)
+            + b"\1"
             + lock.terms_hash
             for lock_id, lock in sorted(self.locks.items())
         ]
-        counted = (struct.pack(">Q", len(accounts)), *accounts, struct.pack(">Q", len(locks)), *locks)
-        return digest(b"millrace/1 state\0", self.genesis.network_id, *counted)
+        head = struct.pack(
+            ">BQHQQIBIB",
+            2,
+            0,
+            1,
+            genesis.fee_min,
+            genesis.dispute_fee,
+            genesis.slot_timeout_ms,
+            0,
+            0,
+            len(genesis.witnesses),
+        )
+        none = struct.pack(">Q", 0)
+        shown = b"".join(
+            (
+                head,
+                *genesis.witnesses,
+                struct.pack(">Q", len(accounts)),
+                *accounts,
+                none,
+                none,
+                struct.pack(">Q", len(locks)),
+                *locks,
+            )
+        )
+        chunks = Peaks().extend(shown[at : at + 65_536] for at in range(0, len(shown), 65_536)).root()
+        return digest(b"millrace/1 state\0", genesis.network_id, struct.pack(">Q", len(shown)), chunks)

@@ -135,6 +135,7 @@ class Chain:
             outcome = state.apply(entry, at)
             if isinstance(outcome, Refusal):
                 return f"entry {position} is refused: {outcome.reason}: {outcome.detail}"
+        state.close_block(at)
         peaks = parent_peaks.extend(entry.encode() for entry in block.entries)
         if (header.tree_size, header.log_root) != (peaks.size, peaks.root()):
             return "the header's log root is not that of its entries"
@@ -173,6 +174,8 @@ class Chain:
             if not isinstance(state.apply(entry, at), Refusal):
                 chosen.append(entry)
                 bytes_left -= len(entry.encoded)
+        if not is_void:
+            state.close_block(at)
         peaks = peaks.extend(entry.encode() for entry in chosen)
         header = Header(
             epoch=self.committee.epoch,

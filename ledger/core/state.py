@@ -1,43 +1,89 @@
-"""Who holds what: balances, credit lines and locks, changed by one entry at a time (SPEC.md §4).
+"""Who holds what: balances, credit lines, keys and locks, changed by one entry at a time (SPEC.md §4).
 
 `apply` checks everything and then changes everything: a refusal leaves the state as it was, and after
-every entry the invariants are checked, in production too. Signatures of entries are `verify_entry`'s; a
-claim's voucher is checked here, because only the state knows its payer.
+every entry the invariants are checked, in production too. The rules of each type are in `settlement` and
+`authority`. Signatures of entries are `verify_entry`'s, under the key that `signer` names; vouchers, approvals and
+proofs are checked here, because only the state knows whose they must be.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from ledger.core.entries import Claim, Entry, EntryType, Expire, Lock, Transfer, Voucher, verify_voucher
+from ledger.core.actions import (
+    NO_KEY,
+    Claim,
+    Dispute,
+    Expire,
+    Limit,
+    Lock,
+    Param,
+    Rekey,
+    Release,
+    Rotate,
+    Transfer,
+    Verdict,
+)
+from ledger.core.authority import (
+    PARAM_HEIGHTS_MAX,
+    REKEY_PAUSE_MS,
+    plan_limit,
+    plan_param,
+    plan_rekey,
+    plan_rotate,
+)
 from ledger.core.holdings import (
+    ACTIVE_SPAN_MS,
     CLOSED_LOCKS_KEPT,
     TRANSITIONS,
     Account,
+    Charter,
     Holdings,
     InvariantError,
+    KeyLine,
     Layer,
     LockState,
     LockStatus,
     Totals,
 )
-from ledger.core.snapshot import encode_snapshot, state_root
+from ledger.core.outcomes import Effect, Moment, Plan, Reason, Refusal
+from ledger.core.settlement import (
+    LOCK_SPAN_MS_MAX,
+    LOCKS_PER_PAYER_MAX,
+    plan_claim,
+    plan_dispute,
+    plan_expire,
+    plan_lock,
+    plan_release,
+    plan_transfer,
+    plan_verdict,
+)
+from ledger.core.snapshot import decode_snapshot, encode_snapshot, state_root
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ledger.core.committee import Committee
+    from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
     from ledger.core.keys import AccountId
+    from ledger.core.outcomes import Change
     from ledger.core.params import Params
 
 __all__ = [
+    "ACTIVE_SPAN_MS",
     "CLOSED_LOCKS_KEPT",
+    "LOCKS_PER_PAYER_MAX",
     "LOCK_SPAN_MS_MAX",
+    "PARAM_HEIGHTS_MAX",
+    "PRUNE_INTERVAL",
+    "REKEY_PAUSE_MS",
     "TRANSITIONS",
+    "VALID_SPAN_MS_MAX",
     "Account",
     "Effect",
     "InvariantError",
+    "KeyLine",
     "LedgerState",
     "LockState",
     "LockStatus",
@@ -47,73 +93,24 @@ __all__ = [
     "Totals",
 ]
 
-LOCK_SPAN_MS_MAX: Final = 366 * 24 * 3600 * 1000
-"""How far after its block's time a lock may expire."""
+VALID_SPAN_MS_MAX: Final = 30 * 24 * 3600 * 1000
+"""How far after its block's time an entry may say that it is valid: idle accounts are remembered for longer."""
+PRUNE_INTERVAL: Final = 1000
+"""Idle accounts are forgotten at every height that is a multiple of this, where headers name the state root."""
 
-
-class Reason(StrEnum):
-    """Why an entry is refused: the text goes to the sender (SPEC.md §18)."""
-
-    REPEAT = "repeat"
-    CONFLICT = "conflict"
-    SEQUENCE_USED = "sequence_used"
-    SEQUENCE_GAP = "sequence_gap"
-    TOO_LATE = "too_late"
-    FEE_TOO_LOW = "fee_too_low"
-    INSUFFICIENT = "insufficient"
-    SELF_PAYMENT = "self_payment"
-    EXPIRY_PASSED = "expiry_passed"
-    EXPIRY_TOO_FAR = "expiry_too_far"
-    LOCK_UNKNOWN = "lock_unknown"
-    LOCK_CLOSED = "lock_closed"
-    LOCK_EXPIRED = "lock_expired"
-    LOCK_NOT_EXPIRED = "lock_not_expired"
-    NOT_PAYEE = "not_payee"
-    OVER_AMOUNT = "over_amount"
-    BAD_VOUCHER = "bad_voucher"
-    BAD_SIGNATURE = "bad_signature"
-    """For callers of `verify_entry`: the state itself does not check the signatures of entries."""
-    NOT_IN_USE = "not_in_use"
-    BUSY = "busy"
-    """For queues in front of the state: nothing is wrong with the entry, there is no room now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """The block that an entry is part of, or would be: its height, its time and epoch, and who leads its slot."""
-
-    height: int
-    time_ms: int
-    leader: AccountId
-    epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an entry was not applied; nothing moved. REPEAT means that this very entry already is."""
-
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """What an applied entry changed: (account, micro-credits) for each account touched, and its lock if any."""
-
-    entry_id: bytes
-    moves: tuple[tuple[AccountId, int], ...]
-    lock: LockState | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """An entry that may be applied. `own` is what its account gains or loses, its fee included."""
-
-    account: Account
-    entry_id: bytes
-    own: int
-    other: tuple[AccountId, int] | None
-    lock: LockState | None
+_RULES: Final[dict[type, Callable[..., Plan | Refusal]]] = {
+    Transfer: plan_transfer,
+    Lock: plan_lock,
+    Claim: plan_claim,
+    Expire: plan_expire,
+    Release: plan_release,
+    Dispute: plan_dispute,
+    Verdict: plan_verdict,
+    Limit: plan_limit,
+    Rekey: plan_rekey,
+    Rotate: plan_rotate,
+    Param: plan_param,
+}
 
 
 class LedgerState:
@@ -123,21 +120,32 @@ class LedgerState:
     branches changes only by `adopt`, and adopting one branch makes its siblings worthless.
     """
 
-    __slots__ = ("_holdings", "genesis")
+    __slots__ = ("genesis", "holdings")
 
     def __init__(self, genesis: Genesis, holdings: Holdings | None = None) -> None:
         self.genesis = genesis
-        accounts = {account: Account(limit=limit) for account, limit in genesis.limits}
-        self._holdings = Holdings((Layer(accounts=accounts),)) if holdings is None else holdings
+        if holdings is None:
+            accounts = {account: Account(limit=limit) for account, limit in genesis.limits}
+            limits = sum(limit for _, limit in genesis.limits)
+            charter = Charter(0, genesis.params, genesis.committee)
+            holdings = Holdings((Layer(charter, limits=limits, accounts=accounts),))
+        self.holdings: Final = holdings
+        """For this package alone: others ask the state."""
 
-    @property
-    def committee(self) -> Committee:
-        """Who orders the next block."""
-        return self.genesis.committee
+    @staticmethod
+    def from_snapshot(genesis: Genesis, snapshot: bytes) -> LedgerState:
+        """The state that `snapshot` shows; `WireError` or `InvariantError` for any bytes that show none.
+
+        Whether it is the network's is for its root to say. Closed locks are forgotten (SPEC.md §4, R4.15).
+        """
+        state = LedgerState(genesis, Holdings((decode_snapshot(genesis, snapshot),)))
+        state.assert_invariants()
+        return state
 
     def check(self, entry: Entry, at: Moment) -> Refusal | None:
         """Why `entry` cannot be applied in a block of this moment; None if it can. Changes nothing."""
-        plan = self._plan(entry, at.time_ms)
+        entry_id = entry.entry_id(self.genesis.network_id)
+        plan = self._plan(entry, entry_id, self.holdings.account(entry.account), at)
         return plan if isinstance(plan, Refusal) else None
 
     def apply(self, entry: Entry, at: Moment) -> Effect | Refusal:
@@ -145,66 +153,106 @@ class LedgerState:
 
         The caller has checked that `signer(entry)` signed the entry (`verify_entry`).
         """
-        plan = self._plan(entry, at.time_ms)
+        holdings, sender, fee = self.holdings, entry.account, entry.fee
+        entry_id = entry.entry_id(self.genesis.network_id)
+        old = holdings.account(sender)
+        plan = self._plan(entry, entry_id, old, at)
         if isinstance(plan, Refusal):
             return plan
         # From here on nothing may fail: every check is behind us.
-        holdings = self._holdings
-        old = plan.account
-        new = Account(old.balance + plan.own, old.limit, entry.seq, plan.entry_id)
-        holdings.put_account(entry.account, old, new)
-        moves = [(entry.account, plan.own)]
-        if plan.other is not None:
-            holdings.credit(*plan.other)
-            moves.append(plan.other)
-        if entry.fee:
-            holdings.credit(at.leader, entry.fee)
-            moves.append((at.leader, entry.fee))
-        if plan.lock is not None:
-            holdings.put_lock(plan.lock)
+        own, others, lock, change = plan
+        new = Account(old.balance + own, old.limit, entry.seq, entry_id, at.time_ms)
+        if change is None:
+            holdings.put_account(sender, old, new)
+        else:
+            self._change(sender, old, new, change)
+        for account_id, amount in others:
+            holdings.credit(account_id, amount)
+        moves = ((sender, own), *others)
+        if fee:
+            holdings.credit(at.leader, fee)
+            moves = (*moves, (at.leader, fee))
+        if lock is not None:
+            holdings.put_lock(lock)
         holdings.check_sums()
-        return Effect(plan.entry_id, tuple(moves), plan.lock)
+        return Effect(entry_id, moves, lock)
+
+    def close_block(self, at: Moment) -> None:
+        """What a block does after its entries: parameters that are due take their place, idle accounts are forgotten.
+
+        Every block does it, whether it has entries or not.
+        """
+        charter = self.holdings.charter
+        if charter.pending is not None and charter.pending.from_height <= at.height + 1:
+            due = Charter(charter.decrees, charter.pending.params, charter.committee)
+            self.holdings.put_charter(due)
+        if at.height % PRUNE_INTERVAL == 0:
+            self.holdings.prune(at.time_ms)
 
     def signer(self, entry: Entry) -> AccountId:
         """The key that must have signed `entry`, as things stand."""
-        return self.key_of(entry.account)
+        line = self.holdings.key_line(entry.account)
+        if line is None:
+            return entry.account
+        if type(entry.action) is Rekey and line.recovery != NO_KEY:
+            return line.recovery
+        return line.key
 
     def key_of(self, account_id: AccountId) -> AccountId:
         """The account's current key: its first one, which is its name, until a REKEY."""
-        return account_id
+        line = self.holdings.key_line(account_id)
+        return account_id if line is None else line.key
+
+    def key_line(self, account_id: AccountId) -> KeyLine | None:
+        """The account's keys, if it ever did a REKEY."""
+        return self.holdings.key_line(account_id)
+
+    @property
+    def committee(self) -> Committee:
+        """The witnesses of the next block."""
+        return self.holdings.charter.committee
 
     @property
     def params(self) -> Params:
-        """The parameters as they stand."""
-        return self.genesis.params
+        """The parameters of the next block."""
+        return self.holdings.charter.params
+
+    @property
+    def decrees(self) -> int:
+        """How many decrees there were: the next one has this number plus 1."""
+        return self.holdings.charter.decrees
 
     def account(self, account_id: AccountId) -> Account:
         """The account's line; an account that never appeared has zeros."""
-        return self._holdings.account(account_id)
+        return self.holdings.account(account_id)
+
+    def delegated(self, sponsor: AccountId, beneficiary: AccountId) -> int:
+        """How much of its credit line `sponsor` has delegated to `beneficiary`."""
+        return self.holdings.delegated(sponsor, beneficiary)
 
     def lock(self, lock_id: bytes) -> LockState | None:
         """The lock, open or among the last CLOSED_LOCKS_KEPT closed ones; None otherwise."""
-        return self._holdings.lock(lock_id)
+        return self.holdings.lock(lock_id)
 
     def accounts(self) -> list[tuple[AccountId, Account]]:
-        """Every account that has a balance, a limit or an entry, in the order of its bytes."""
-        return self._holdings.accounts()
+        """Every account of which anything but zeros is known, in the order of its bytes."""
+        return self.holdings.accounts()
 
     def open_locks(self) -> list[LockState]:
-        """Every open lock, in the order of its id."""
-        return self._holdings.open_locks()
+        """Every lock that is open or disputed, in the order of its id."""
+        return self.holdings.open_locks()
 
     def totals(self) -> Totals:
         """Sums kept entry by entry; the two counts are counted: O(accounts + locks)."""
-        return self._holdings.totals()
+        return self.holdings.totals()
 
     def assert_invariants(self) -> None:
         """Recount everything; `InvariantError` if it differs from the running sums or breaks a limit."""
-        self._holdings.recount()
+        self.holdings.recount()
 
     def snapshot(self) -> bytes:
         """The whole state as canonical bytes (SPEC.md §4); their hash is `root`."""
-        return encode_snapshot(self.accounts(), self.open_locks())
+        return encode_snapshot(self.holdings)
 
     def root(self) -> bytes:
         """The state root that every STATE_ROOT_INTERVALth header names."""
@@ -212,121 +260,100 @@ class LedgerState:
 
     def branch(self) -> LedgerState:
         """A state that starts as this one and changes without it."""
-        return LedgerState(self.genesis, self._holdings.branch())
+        return LedgerState(self.genesis, self.holdings.branch())
 
     def adopt(self, branch: LedgerState) -> None:
-        """Take over the changes of `branch`, made by `self.branch()` or from a branch adopted since.
+        """Take over what `branch`, a branch of this very state, changed; `ValueError` if it is not one."""
+        self.holdings.adopt(branch.holdings)
 
-        Branches of `branch` stay valid: they now see its changes here. Anything else is a `ValueError`.
-        """
-        self._holdings.adopt(branch.holdings)
-
-    @property
-    def holdings(self) -> Holdings:
-        """The tables themselves, for `adopt`."""
-        return self._holdings
-
-    def _plan(self, entry: Entry, time_ms: int) -> _Plan | Refusal:
-        account = self.account(entry.account)
-        entry_id = entry.entry_id(self.genesis.network_id)
-        if entry.seq != account.seq + 1:
-            return _refuse_sequence(entry, entry_id, account)
-        if time_ms > entry.not_after_ms:
-            return Refusal(Reason.TOO_LATE, f"valid until {entry.not_after_ms}, the block is of {time_ms}")
-        if entry.fee < self.genesis.fee_min:
-            return Refusal(Reason.FEE_TOO_LOW, f"the fee is {entry.fee}, the least is {self.genesis.fee_min}")
-        action = entry.action
-        if isinstance(action, Transfer):
-            plan = _plan_transfer(entry, account, entry_id, action)
-        elif isinstance(action, Lock):
-            plan = _plan_lock(entry, account, entry_id, action, time_ms)
-        elif isinstance(action, Claim):
-            plan = self._plan_claim(entry, account, entry_id, action, time_ms)
-        elif isinstance(action, Expire):
-            plan = self._plan_expire(entry, account, entry_id, action, time_ms)
-        else:
-            return Refusal(Reason.NOT_IN_USE, f"{action.TYPE.name} entries are not in use yet")
-        if isinstance(plan, _Plan) and account.balance + plan.own < -account.limit:
+    def _plan(self, entry: Entry, entry_id: bytes, account: Account, at: Moment) -> Plan | Refusal:
+        charter, action = self.holdings.charter, entry.action
+        if at.epoch != charter.committee.epoch:
+            return Refusal(Reason.EPOCH_OVER, f"epoch {at.epoch} is over, {charter.committee.epoch} begins")
+        kind = type(action)
+        if entry.seq != account.seq + 1 or kind is Rekey:
+            refusal = self._refuse_sequence(entry, entry_id, account)
+            if refusal is not None:
+                return refusal
+        time_ms = at.time_ms
+        if not time_ms <= entry.not_after_ms <= time_ms + VALID_SPAN_MS_MAX:
+            return _refuse_validity(entry, time_ms)
+        if entry.fee < charter.params.fee_min or kind is Dispute:
+            refusal = self._refuse_fee(entry)
+            if refusal is not None:
+                return refusal
+        plan = _RULES[kind](self, entry, entry_id, action, at)
+        if isinstance(plan, Refusal):
+            return plan
+        limit = account.limit
+        if plan.change is not None:
+            limit += sum(delta for account_id, delta in plan.change.limits if account_id == entry.account)
+        if account.balance + plan.own < -limit:
             return Refusal(
                 Reason.INSUFFICIENT,
-                f"{-plan.own} needed, {account.balance + account.limit} available with the credit line",
+                f"{-plan.own} needed, {account.balance + limit} available with the credit line",
             )
         return plan
 
-    def _plan_claim(
-        self, entry: Entry, account: Account, entry_id: bytes, claim: Claim, time_ms: int
-    ) -> _Plan | Refusal:
-        lock = self._open_lock(claim.lock_id, EntryType.CLAIM)
-        if isinstance(lock, Refusal):
-            return lock
-        if entry.account != lock.payee:
-            return Refusal(Reason.NOT_PAYEE, "only the lock's payee may claim it")
-        if time_ms >= lock.expiry_ms:
-            return Refusal(
-                Reason.LOCK_EXPIRED, f"the lock expired at {lock.expiry_ms}, the block is of {time_ms}"
-            )
-        if claim.cumulative > lock.amount:
-            return Refusal(Reason.OVER_AMOUNT, f"{claim.cumulative} claimed of a lock of {lock.amount}")
-        if claim.cumulative:
-            voucher = Voucher(claim.lock_id, claim.cumulative, claim.voucher_signature)
-            if not verify_voucher(voucher, lock.payer, self.genesis.network_id):
-                return Refusal(Reason.BAD_VOUCHER, "the lock's payer did not sign a voucher for this sum")
-        closed = replace(lock, status=LockStatus.CLOSED, paid=claim.cumulative)
-        refund = (lock.payer, lock.amount - claim.cumulative)
-        return _Plan(account, entry_id, claim.cumulative - entry.fee, refund, closed)
+    def _refuse_sequence(self, entry: Entry, entry_id: bytes, account: Account) -> Refusal | None:
+        """Why `seq` is not the next of its lane; None if it is."""
+        used, last_id = account.seq, account.last_id
+        if type(entry.action) is Rekey:
+            line = self.holdings.key_line(entry.account)
+            used, last_id = (0, b"") if line is None else (line.rekeys, line.last_id)
+        if entry.seq == used + 1:
+            return None
+        if entry.seq > used + 1:
+            return Refusal(Reason.SEQUENCE_GAP, f"sequence {entry.seq}, the next is {used + 1}")
+        if entry.seq < used:
+            return Refusal(Reason.SEQUENCE_USED, f"sequence {entry.seq} is used, the next is {used + 1}")
+        if entry_id == last_id:
+            return Refusal(Reason.REPEAT, "this entry is applied already")
+        return Refusal(Reason.CONFLICT, f"sequence {entry.seq} was used by another entry, {last_id.hex()}")
 
-    def _plan_expire(
-        self, entry: Entry, account: Account, entry_id: bytes, expire: Expire, time_ms: int
-    ) -> _Plan | Refusal:
-        lock = self._open_lock(expire.lock_id, EntryType.EXPIRE)
-        if isinstance(lock, Refusal):
-            return lock
-        if time_ms < lock.expiry_ms:
-            return Refusal(
-                Reason.LOCK_NOT_EXPIRED, f"the lock expires at {lock.expiry_ms}, the block is of {time_ms}"
-            )
-        closed = replace(lock, status=LockStatus.CLOSED)
-        if entry.account == lock.payer:
-            return _Plan(account, entry_id, lock.amount - entry.fee, None, closed)
-        return _Plan(account, entry_id, -entry.fee, (lock.payer, lock.amount), closed)
+    def _refuse_fee(self, entry: Entry) -> Refusal | None:
+        """Why the fee is too low; None if it is not."""
+        params, action = self.params, entry.action
+        least = params.fee_min
+        if isinstance(action, Dispute):
+            least = max(least, params.dispute_fee)
+        elif isinstance(action, Rekey):
+            line = self.holdings.key_line(entry.account)
+            if line is not None and line.recovery != NO_KEY:
+                least = 0  # A thief may have left nothing to pay with.
+        if entry.fee >= least:
+            return None
+        return Refusal(Reason.FEE_TOO_LOW, f"the fee is {entry.fee}, the least is {least}")
 
-    def _open_lock(self, lock_id: bytes, step: EntryType) -> LockState | Refusal:
-        lock = self.lock(lock_id)
-        if lock is None:
-            return Refusal(Reason.LOCK_UNKNOWN, f"there is no lock {lock_id.hex()}, or it closed long ago")
-        if (lock.status, step) not in TRANSITIONS:
-            return Refusal(Reason.LOCK_CLOSED, f"lock {lock_id.hex()} is closed; {lock.paid} was paid")
-        return lock
+    def _change(self, sender: AccountId, old: Account, new: Account, change: Change) -> None:
+        """Write what a rare entry changes; `new` is its sender's line as any other entry would leave it."""
+        holdings, limits = self.holdings, dict(change.limits)
+        new = new._replace(limit=old.limit + limits.pop(sender, 0))
+        if change.keys is not None:
+            new = new._replace(seq=old.seq, last_id=old.last_id)  # REKEYs count in their own lane.
+        # Lines that fall come first, so that the sum of all limits never rises above its bound on the way.
+        for who, delta in limits.items():
+            if delta < 0:
+                self._move_limit(who, delta)
+        holdings.put_account(sender, old, new)
+        for who, delta in limits.items():
+            if delta > 0:
+                self._move_limit(who, delta)
+        if change.delegation is not None:
+            holdings.put_delegation(*change.delegation)
+        if change.keys is not None:
+            holdings.put_keys(sender, change.keys)
+        if change.charter is not None:
+            holdings.put_charter(change.charter)
+
+    def _move_limit(self, account_id: AccountId, delta: int) -> None:
+        old = self.holdings.account(account_id)
+        self.holdings.put_account(account_id, old, old._replace(limit=old.limit + delta))
 
 
-def _refuse_sequence(entry: Entry, entry_id: bytes, account: Account) -> Refusal:
-    if entry.seq > account.seq + 1:
-        return Refusal(Reason.SEQUENCE_GAP, f"sequence {entry.seq}, the next is {account.seq + 1}")
-    if entry.seq < account.seq:
-        return Refusal(Reason.SEQUENCE_USED, f"sequence {entry.seq} is used, the next is {account.seq + 1}")
-    if entry_id == account.last_id:
-        return Refusal(Reason.REPEAT, "this entry is applied already")
+def _refuse_validity(entry: Entry, time_ms: int) -> Refusal:
+    if entry.not_after_ms < time_ms:
+        return Refusal(Reason.TOO_LATE, f"it was valid until {entry.not_after_ms}, the block is of {time_ms}")
     return Refusal(
-        Reason.CONFLICT, f"sequence {entry.seq} was used by another entry, {account.last_id.hex()}"
+        Reason.VALID_TOO_LONG, f"it is valid for more than {VALID_SPAN_MS_MAX} ms after its block's time"
     )
-
-
-def _plan_transfer(entry: Entry, account: Account, entry_id: bytes, transfer: Transfer) -> _Plan | Refusal:
-    if transfer.to == entry.account:
-        return Refusal(Reason.SELF_PAYMENT, "an account cannot pay itself")
-    return _Plan(account, entry_id, -transfer.amount - entry.fee, (transfer.to, transfer.amount), None)
-
-
-def _plan_lock(entry: Entry, account: Account, entry_id: bytes, lock: Lock, time_ms: int) -> _Plan | Refusal:
-    if lock.payee == entry.account:
-        return Refusal(Reason.SELF_PAYMENT, "an account cannot lock credit for itself")
-    if lock.expiry_ms <= time_ms:
-        return Refusal(
-            Reason.EXPIRY_PASSED, f"the lock would expire at {lock.expiry_ms}, the block is of {time_ms}"
-        )
-    if lock.expiry_ms > time_ms + LOCK_SPAN_MS_MAX:
-        return Refusal(
-            Reason.EXPIRY_TOO_FAR, f"a lock lasts at most {LOCK_SPAN_MS_MAX} ms from its block's time"
-        )
-    opened = LockState(entry_id, entry.account, lock.payee, lock.amount, lock.expiry_ms, lock.terms_hash)
-    return _Plan(account, entry_id, -lock.amount - entry.fee, None, opened)

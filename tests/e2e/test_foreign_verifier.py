@@ -124,6 +124,7 @@ class Chain:
             self.log.append(entry.encode())
             effect = self.state.apply(entry, Moment(height, time_ms, self.genesis.committee.leader(slot)))
             assert not self.honest or hasattr(effect, "entry_id"), effect
+        self.state.close_block(Moment(height, time_ms, self.genesis.committee.leader(slot)))
         fields: dict[str, Any] = {
             "epoch": 0,
             "slot": slot,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CREATED_MS = 1_000_000
-FOREVER_MS = 1 << 60
+FOREVER_MS = CREATED_MS + 29 * 24 * 3_600_000
+"""As long as any entry may be valid, and some time to spare."""
 
 
 def key(number: int) -> SigningKey:
@@ -104,6 +105,7 @@ class Forge:
         for entry in chosen:
             self.log.append(entry.encode())
             self.state.apply(entry, self.moment(self.time_ms, slot))
+        self.state.close_block(self.moment(self.time_ms, slot))
         height = last.height + 1 if last else 1
         fields: dict[str, Any] = {
             "epoch": 0,

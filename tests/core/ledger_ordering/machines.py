@@ -47,7 +47,7 @@ def entry(network: Genesis, seq: int = 1, amount: int = 5) -> Entry:
         PAYER,
         network.network_id,
         seq=seq,
-        not_after_ms=WALL_MS * 2,
+        not_after_ms=WALL_MS + 3_600_000,
         fee=0,
         action=Transfer(PAYEE.account, amount),
     )

@@ -44,7 +44,7 @@ def test_an_account_without_credit_cannot_fill_the_pool() -> None:
         PAYEE,
         FOUR.network_id,
         seq=1,
-        not_after_ms=WALL_MS * 2,
+        not_after_ms=WALL_MS + 3_600_000,
         fee=0,
         action=Transfer(PAYER.account, 1),
     )

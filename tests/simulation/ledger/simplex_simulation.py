@@ -185,7 +185,7 @@ class Simulation:
             PAYER,
             self.genesis.network_id,
             seq=seq,
-            not_after_ms=WALL_MS * 2,
+            not_after_ms=WALL_MS + 3_600_000,
             fee=seq % 3,
             action=Transfer(PAYEE.account, seq),
         )

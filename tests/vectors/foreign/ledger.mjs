@@ -5,6 +5,8 @@ import {
 import { WireError, ZERO32, ascii, hex, sha256, u, unhex } from "./wire.mjs";
 
 const LOCK_SPAN_MAX = 31622400000n;
+const VALID_SPAN_MAX = 2592000000n;
+const CHUNK_BYTES = 65536;
 
 export class Violation extends Error {
   constructor(rule, where, detail = "") {
@@ -16,7 +18,7 @@ export class Violation extends Error {
 export class Replay {
   constructor(genesis) {
     this.genesis = genesis;
-    this.accounts = new Map(); // hex → { balance, limit, seq, last }
+    this.accounts = new Map(); // hex → { balance, limit, seq, last, active }
     this.locks = new Map(); // hex of the id → { payer, payee, amount, expiry, termsHash, open }
     this.log = new Log();
     this.parent = { height: 0n, slot: 0n, time: genesis.created, hash: ZERO32 };
@@ -27,7 +29,7 @@ export class Replay {
 
   account(bytes) {
     const name = hex(bytes);
-    if (!this.accounts.has(name)) this.accounts.set(name, { balance: 0n, limit: 0n, seq: 0n, last: ZERO32 });
+    if (!this.accounts.has(name)) this.accounts.set(name, { balance: 0n, limit: 0n, seq: 0n, last: ZERO32, active: 0n });
     return this.accounts.get(name);
   }
 
@@ -77,7 +79,7 @@ export class Replay {
     must(entrySigned(entry, networkId), "signature");
     const own = this.account(entry.account);
     must(entry.seq === own.seq + 1n, "sequence");
-    must(time <= entry.notAfter, "not_after");
+    must(time <= entry.notAfter && entry.notAfter <= BigInt(time) + VALID_SPAN_MAX, "not_after");
     must(entry.fee >= feeMin, "fee");
     const id = entryId(entry, networkId);
     const moves = []; // [account, amount]; the entry's own, its fee included
@@ -114,29 +116,38 @@ export class Replay {
     must(own.balance + gain >= -own.limit, "balance");
     for (const [account, by] of moves) account.balance += by;
     change();
-    Object.assign(own, { seq: entry.seq, last: id });
+    Object.assign(own, { seq: entry.seq, last: id, active: BigInt(time) });
     this.account(leader).balance += entry.fee;
   }
 
-  /** R4.16. */
+  /** R4.40, for the four types that are read here: no keys, no delegations, no decrees. */
   snapshot() {
     const ids = (map, wanted) => [...map.keys()].filter((key) => wanted(map.get(key))).sort();
-    const accounts = ids(this.accounts, (a) => a.balance !== 0n || a.limit !== 0n || a.seq !== 0n);
+    const accounts = ids(this.accounts, (a) => a.balance !== 0n || a.limit !== 0n || a.seq !== 0n || a.active !== 0n);
     const locks = ids(this.locks, (lock) => lock.open);
-    const parts = [u(64, accounts.length)];
+    const { feeMin, disputeFee, slotTimeout, witnesses } = this.genesis;
+    const parts = [
+      u(8, 2), u(64, 0), u(16, 1), u(64, feeMin), u(64, disputeFee), u(32, slotTimeout), u(8, 0),
+      u(32, 0), u(8, witnesses.length), ...witnesses, u(64, accounts.length),
+    ];
     for (const key of accounts) {
       const a = this.accounts.get(key);
-      parts.push(unhex(key), u(64, a.balance), u(64, a.limit), u(64, a.seq), a.last);
+      parts.push(unhex(key), u(64, a.balance), u(64, a.limit), u(64, a.seq), a.last, u(64, a.active));
     }
-    parts.push(u(64, locks.length));
+    parts.push(u(64, 0), u(64, 0), u(64, locks.length));
     for (const key of locks) {
       const lock = this.locks.get(key);
-      parts.push(unhex(key), lock.payer, lock.payee, u(64, lock.amount), u(64, lock.expiry), lock.termsHash);
+      const undisputed = [u(64, 0), ZERO32, u(8, 0), u(16, 0), u(8, 1)];
+      const { payer, payee, amount, expiry, termsHash } = lock;
+      parts.push(unhex(key), payer, payee, payer, u(64, amount), u(64, expiry), ...undisputed, termsHash);
     }
     return Buffer.concat(parts);
   }
   root() {
-    return sha256(ascii("millrace/1 state\0"), this.genesis.networkId, this.snapshot());
+    const snapshot = this.snapshot();
+    const chunks = new Log();
+    for (let at = 0; at < snapshot.length; at += CHUNK_BYTES) chunks.append(snapshot.subarray(at, at + CHUNK_BYTES));
+    return sha256(ascii("millrace/1 state\0"), this.genesis.networkId, u(64, snapshot.length), chunks.root());
   }
 
   /** The checks at the end, and what the ledger says. */
