@@ -1,6 +1,7 @@
 """Every codec of the ledger: decode(encode(x)) == x, one encoding per value, and garbage is only a WireError."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,9 +34,10 @@ from ledger.core.entries import (
     decode_voucher,
 )
 from ledger.core.genesis import TIME_MS_MAX, Genesis
+from ledger.core.heads import CertifiedHeader
 from ledger.core.keys import AccountId, is_strict_point
 from ledger.core.params import SLOT_TIMEOUT_MS_MAX, VERSION_MAX, Params
-from ledger.core.receipt import Receipt
+from ledger.core.receipt import Leaf, Receipt
 from tests.core.ledger.ledger_forge import ALICE, BOB, WITNESSES, Forge
 
 # A busy machine is no failure: no deadline per example, no complaint about slow generation.
@@ -142,14 +144,18 @@ def certificates(draw: st.DrawFn, header: Header | None = None) -> Certificate:
 @st.composite
 def final_blocks(draw: st.DrawFn) -> FinalBlock:
     chosen = tuple(draw(st.lists(entries, max_size=5)))
+    if chosen and isinstance(chosen[-1].action, Rotate):
+        chosen = chosen[:-1]  # The last block of an epoch needs a closing of its own.
     header = draw(headers(len(chosen)))
     return FinalBlock(header, chosen, draw(certificates(header)))
 
 
 @st.composite
 def receipts(draw: st.DrawFn) -> Receipt:
-    path = tuple(draw(st.lists(hashes, max_size=20)))
-    return Receipt(draw(entries), draw(times), path, draw(headers()), draw(certificates()))
+    leaf = Leaf(draw(entries), draw(times), tuple(draw(st.lists(hashes, max_size=20))))
+    header = draw(headers())
+    certificate = replace(draw(certificates(header)), kind=Kind.FINAL)
+    return Receipt(leaf, CertifiedHeader(header, certificate))
 
 
 FORGE = Forge()
