@@ -346,7 +346,7 @@ class Store:
             self.drawers.put(draft.connection, Drawer.NOTES, name, data)
 
 
-def _always(_entry: Entry) -> bool:
+def _always(_entry: Entry, _key: AccountId) -> bool:
     return True
 
 

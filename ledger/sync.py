@@ -7,82 +7,94 @@ as a source: a lying one is found at its first wrong byte, a dead or silent one 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ledger.archive import Archive
+from ledger.asking import ANSWER_S, Request, Untrustworthy, ask, byte_strings
 from ledger.core.block import FinalBlock
-from ledger.core.chain import BadBlock, ForkError, Tip
+from ledger.core.chain import BadBlock, Tip
 from ledger.core.encoding import WireError
-from ledger.core.entries import verify_entry
+from ledger.core.entries import Rekey, verify_entry
+from ledger.core.heads import certify
 from ledger.core.keys import AccountId, peer_id
-from ledger.core.requests import BlocksFrom, ServiceError, decode_answer, encode_request, field
+from ledger.core.requests import BlocksFrom
 from ledger.store import Batch, Store
+from ledger.watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from ledger.core.chain import IsVerified
     from ledger.core.committee import Committee
     from ledger.core.encoding import NetworkId
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
+    from ledger.core.light import SplitView
     from ledger.core.receipt import Receipt
     from ledger.core.state import LedgerState, Moment
 
 __all__ = ["HEDGE_S", "POLL_WAIT_MS", "Follower", "Request", "Untrustworthy", "pull_blocks"]
-
-Request: TypeAlias = Callable[[AccountId, bytes, float], Awaitable[bytes]]
-"""(witness, body, timeout_s) -> answer; raises ConnectionError or TimeoutError."""
 
 POLL_WAIT_MS: Final = 2_000
 """How long a source may hold a request open for a block to come. After an empty answer another source is asked, so a
 source that is cut off from the rest hides new blocks no longer than this."""
 HEDGE_S: Final = 0.3
 """A source that answered nothing for this long gets company."""
-ANSWER_S: Final = 5.0
 ENTRIES_CHECKED_INLINE_MAX: Final = 32
 """More signatures than this, about 4 ms, are checked in a thread: the node's other tasks go on meanwhile."""
+WATCH_S: Final = 10.0
+"""How often the head of a source, each time another one's, is compared with ours."""
 PAUSE_S_MIN: Final = 0.05
 PAUSE_S_MAX: Final = 2.0
 
 _log = logging.getLogger(__name__)
 
 
-class Untrustworthy(Exception):
-    """A source sent something that no honest node sends."""
-
-
 async def pull_blocks(
-    request: Request, source: AccountId, genesis: Genesis, from_height: int, wait_ms: int
+    request: Request, source: AccountId, from_height: int, wait_ms: int
 ) -> tuple[FinalBlock, ...]:
-    """Final blocks from `from_height` on as `source` has them, their entries' signatures checked.
+    """Final blocks from `from_height` on as `source` has them: nothing of them is checked, that is `Chain.accept`'s.
 
-    The certificates and rules are still to be checked, by `Chain.accept`. `Untrustworthy` if an answer is malformed;
-    ConnectionError or TimeoutError as `request` raises them.
+    `Untrustworthy` if an answer is malformed; ConnectionError or TimeoutError as `request` raises them.
     """
-    body = encode_request(BlocksFrom(from_height, wait_ms=wait_ms))
-    answer = await request(source, body, wait_ms / 1000 + ANSWER_S)
+    fields = await ask(request, source, BlocksFrom(from_height, wait_ms=wait_ms), wait_ms / 1000 + ANSWER_S)
     try:
-        encoded = field(decode_answer(answer), "blocks", list)
-        if not all(isinstance(data, bytes) for data in encoded):
-            raise WireError("a block is not bytes")
-        blocks = tuple(FinalBlock.decode(data) for data in encoded)
+        return tuple(FinalBlock.decode(data) for data in byte_strings(fields, "blocks"))
     except WireError as error:
         raise Untrustworthy(str(error)) from error
-    except ServiceError as error:
-        raise ConnectionError(f"the source cannot answer: {error}") from error
-    entries = [entry for block in blocks for entry in block.entries]
-    if len(entries) > ENTRIES_CHECKED_INLINE_MAX:
-        signed = await trio.to_thread.run_sync(_all_signed, entries, genesis.network_id)
+
+
+async def check_ahead(blocks: Sequence[FinalBlock], state: LedgerState) -> IsVerified:
+    """Check the signatures of `blocks`, many of them in a thread; what it answers is for `Chain.accept`.
+
+    It guesses from `state` and the REKEYs on the way which key must have signed each entry. A wrong guess, like a wrong
+    signature, vouches for nothing: `Chain.accept` then checks the entry itself.
+    """
+    guessed = _guess_keys(blocks, state)
+    if len(guessed) > ENTRIES_CHECKED_INLINE_MAX:
+        signed = await trio.to_thread.run_sync(_signed_by, guessed, state.genesis.network_id)
     else:
-        signed = _all_signed(entries, genesis.network_id)
-    if not signed:
-        raise Untrustworthy("an entry has a wrong signature")
-    return blocks
+        signed = _signed_by(guessed, state.genesis.network_id)
+    # By the identity of the object: the caller holds the blocks, and no other entry can have it meanwhile.
+    return lambda entry, key: signed.get(id(entry)) == key
 
 
-def _all_signed(entries: list[Entry], network_id: NetworkId) -> bool:
-    return all(verify_entry(entry, network_id) for entry in entries)
+def _guess_keys(blocks: Sequence[FinalBlock], state: LedgerState) -> list[tuple[Entry, AccountId]]:
+    rekeyed: dict[AccountId, AccountId] = {}
+    guessed = []
+    for block in blocks:
+        for entry in block.entries:
+            key = rekeyed.get(entry.account)
+            guessed.append((entry, state.signer(entry) if key is None else key))
+            if isinstance(entry.action, Rekey):
+                rekeyed[entry.account] = entry.action.new_key
+    return guessed
+
+
+def _signed_by(guessed: list[tuple[Entry, AccountId]], network_id: NetworkId) -> dict[int, AccountId]:
+    return {id(entry): key for entry, key in guessed if verify_entry(entry, network_id, key)}
 
 
 class Follower:
@@ -103,8 +115,7 @@ class Follower:
         self.request = request
         self.sources = sources
         self._turn = 0
-        self.fork: ForkError | None = None
-        """Proof that more than f witnesses lied, once a source has shown it: tell the owner, rely on nothing new."""
+        self.watch = Watch(self.archive, request)
         self._visit = trio.CancelScope()
         self._asking: tuple[AccountId, float] | None = None
         self._turnstile = trio.Lock()
@@ -118,6 +129,11 @@ class Follower:
     def committee(self) -> Committee:
         """The witnesses who order the next block, as far as is known here."""
         return self.archive.chain.committee
+
+    @property
+    def fork(self) -> SplitView | None:
+        """Proof that more than f witnesses lied, once a source has shown it: tell the owner, rely on nothing new."""
+        return self.watch.split
 
     @property
     def head(self) -> Tip:
@@ -158,6 +174,7 @@ class Follower:
         """Pull, verify and keep blocks, until cancelled. Whatever a source does, another one is asked next."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pull_when_slow)
+            nursery.start_soon(self._watch_sources)
             while True:
                 await self._pull_from_all()
 
@@ -172,7 +189,7 @@ class Follower:
             began_s = trio.current_time()
             with trio.CancelScope() as self._visit:
                 self._asking = (source, began_s)
-                answers = await self._visit_source(source)
+                answers = await self._heed(source, self._pull_from)
             self._asking = None
             if self._visit.cancelled_caught:
                 continue
@@ -195,17 +212,25 @@ class Follower:
                 continue
             source = self._next_source()
             if source is not None and source != self._asking[0]:
-                await self._visit_source(source)
+                await self._heed(source, self._pull_from)
 
-    async def _visit_source(self, source: AccountId) -> bool:
-        """Take what `source` has; False if it failed or lied."""
+    async def _watch_sources(self) -> None:
+        """Now and then, look whether a source is of our chain, and what evidence it holds."""
+        while True:
+            source = self._next_source()
+            if source is not None:
+                await self._heed(source, self.watch.visit)
+            await trio.sleep(WATCH_S)
+
+    async def _heed(self, source: AccountId, question: Callable[[AccountId], Awaitable[None]]) -> bool:
+        """Ask a source; False if it failed or lied."""
         try:
-            await self._pull_from(source)
+            await question(source)
         except (ConnectionError, TimeoutError, trio.TooSlowError) as error:
             _log.debug("ledger: %s does not answer: %s", peer_id(source), error)
             return False
         except Untrustworthy as error:
-            _log.warning("ledger: %s sent a wrong block: %s", peer_id(source), error)
+            _log.warning("ledger: %s is not believed: %s", peer_id(source), error)
             return False
         return True
 
@@ -214,33 +239,46 @@ class Follower:
         chain = self.archive.chain
         height = chain.tip.height + 1
         while True:
-            blocks = await pull_blocks(self.request, source, self.genesis, height, POLL_WAIT_MS)
+            blocks = await pull_blocks(self.request, source, height, POLL_WAIT_MS)
             if not blocks:
                 return
             if self._asking is not None and self._asking[0] == source:
                 self._asking = (source, trio.current_time())
-            with trio.CancelScope(shield=True):  # what was accepted in memory must reach the disk
-                async with self._turnstile:  # in order of height
-                    await self._accept(blocks)
+            is_verified = await check_ahead(blocks, chain.state)
+            try:
+                with trio.CancelScope(shield=True):  # what was accepted in memory must reach the disk
+                    async with self._turnstile:  # in order of height
+                        await self._accept(blocks, is_verified)
+            except Untrustworthy:
+                if self.fork is not None:
+                    await self._ask_for_rival(source)
+                raise
             height = blocks[-1].header.height + 1
 
-    async def _accept(self, blocks: tuple[FinalBlock, ...]) -> None:
+    async def _accept(self, blocks: tuple[FinalBlock, ...], is_verified: IsVerified) -> None:
         final: list[FinalBlock] = []
-        fault = None
-        for block in blocks:
+        fault, at = None, 0
+        for at, block in enumerate(blocks):  # noqa: B007 - where the wrong block is, is asked below
             try:
-                final += self.archive.chain.accept(block, is_verified=_was_checked)
+                final += self.archive.chain.accept(block, is_verified=is_verified)
             except BadBlock as error:
                 fault = error
-                if isinstance(error, ForkError):
-                    self.fork = error
-                    _log.critical("ledger: witnesses made two chains final: %s", error)
                 break
         # What held before the wrong block is final, whoever said it.
         if final:
             await self.archive.write(Batch(blocks=tuple(final)))
         if fault is not None:
+            theirs = certify(blocks[at:])
+            if theirs is not None:
+                await self.watch.note_fork(theirs)
             raise Untrustworthy(str(fault)) from fault
+
+    async def _ask_for_rival(self, source: AccountId) -> None:
+        """Ask for the block that `source` has at the height of our last one: two of one slot name their signers."""
+        rivals = await pull_blocks(self.request, source, self.archive.height, 0)
+        theirs = certify(rivals)
+        if theirs is not None:
+            await self.watch.note_fork(theirs)
 
     def _holds(self, what: bytes | Callable[[], bool]) -> bool:
         return self.archive.store.place(what) is not None if isinstance(what, bytes) else what()
@@ -251,7 +289,3 @@ class Follower:
             return None
         self._turn += 1
         return sources[self._turn % len(sources)]
-
-
-def _was_checked(_entry: Entry) -> bool:
-    return True

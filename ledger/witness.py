@@ -271,7 +271,7 @@ class Witness:
         height = self.archive.chain.tip.height + 1
         try:
             while True:
-                blocks = await pull_blocks(self._request, source, self.archive.genesis, height, 0)
+                blocks = await pull_blocks(self._request, source, height, 0)
                 if not blocks:
                     return
                 self._caught_up.append(CaughtUp(blocks))

@@ -8,7 +8,7 @@ final, the finalised state adopts the branch and the Merkle log takes its entrie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ledger.core.block import (
     BLOCK_ENTRIES_BYTES_MAX,
@@ -33,13 +33,16 @@ if TYPE_CHECKING:
     from ledger.core.committee import Committee
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
+    from ledger.core.keys import AccountId
     from ledger.core.merkle import Peaks
     from ledger.core.votes import Certificate
 
-__all__ = ["CANDIDATES_MAX", "BadBlock", "Candidate", "Chain", "ForkError", "Tip"]
+__all__ = ["CANDIDATES_MAX", "BadBlock", "Candidate", "Chain", "ForkError", "IsVerified", "Tip"]
 
 CANDIDATES_MAX: Final = 1024
 """Executed blocks above the final one: two per slot of the vote window."""
+IsVerified: TypeAlias = "Callable[[Entry, AccountId], bool]"
+"""Whether the entry, to the byte, was found to be signed by the key before."""
 
 
 class BadBlock(ValueError):
@@ -110,12 +113,12 @@ class Chain:
         """Where an entry would stand if the next slot's block were built on the final one at `wall_ms`."""
         return self._moment(self.tip, self.tip.slot + 1, wall_ms)
 
-    def execute(self, block: Block, *, is_verified: Callable[[Entry], bool] | None = None) -> str | None:
+    def execute(self, block: Block, *, is_verified: IsVerified | None = None) -> str | None:
         """Judge `block` by every rule; None makes it a candidate, a text says which rule it breaks.
 
-        The parent must be one that `holds`. `is_verified(entry)` tells of entries whose signature was checked before,
-        to the byte: an id does not cover the signature. Whether enough witnesses want the block, and whether its
-        time is too far ahead, is not asked here.
+        The parent must be one that `holds`. `is_verified(entry, key)` tells of entries whose signature by `key` was
+        checked before, to the byte: an id does not cover the signature. Whether enough witnesses want the block, and
+        whether its time is too far ahead, is not asked here.
         """
         parent_state, parent_peaks, parent = self._parent(block.header.parent_hash)
         header, network_id = block.header, self.genesis.network_id
@@ -129,8 +132,9 @@ class Chain:
         state = parent_state.branch()
         at = Moment(header.height, header.time_ms, self.committee.leader(header.slot), header.epoch)
         for position, entry in enumerate(block.entries):
-            trusted = is_verified is not None and is_verified(entry)
-            if not trusted and not verify_entry(entry, network_id, state.signer(entry)):
+            key = state.signer(entry)
+            trusted = is_verified is not None and is_verified(entry, key)
+            if not trusted and not verify_entry(entry, network_id, key):
                 return f"entry {position} has a wrong signature"
             outcome = state.apply(entry, at)
             if isinstance(outcome, Refusal):
@@ -159,9 +163,19 @@ class Chain:
         self._candidates[candidate.tip.block_hash] = candidate
 
     def build(
-        self, parent_hash: bytes, slot: int, wall_ms: int, waiting: Iterable[tuple[bytes, Entry]]
+        self,
+        parent_hash: bytes,
+        slot: int,
+        wall_ms: int,
+        waiting: Iterable[tuple[bytes, Entry]],
+        *,
+        is_verified: IsVerified | None = None,
     ) -> Candidate:
-        """The block of those `waiting` entries that apply after `parent_hash`, in their order; it is not kept yet."""
+        """The block of those `waiting` entries that apply after `parent_hash`, in their order; it is not kept yet.
+
+        With `is_verified`, only of those whose signature by their account's key of then was checked: an entry that
+        waits may have been overtaken by a REKEY.
+        """
         state, peaks, parent = self._parent(parent_hash)
         is_void = self.ends_epoch(parent_hash)
         state, waiting = (state, ()) if is_void else (state.branch(), waiting)
@@ -171,6 +185,8 @@ class Chain:
         for _, entry in waiting:
             if len(chosen) >= BLOCK_ENTRIES_MAX or len(entry.encoded) > bytes_left:
                 break
+            if is_verified is not None and not is_verified(entry, state.signer(entry)):
+                continue
             if not isinstance(state.apply(entry, at), Refusal):
                 chosen.append(entry)
                 bytes_left -= len(entry.encoded)
@@ -227,9 +243,7 @@ class Chain:
         self._prune()
         return blocks
 
-    def accept(
-        self, block: FinalBlock, *, is_verified: Callable[[Entry], bool] | None = None
-    ) -> list[FinalBlock]:
+    def accept(self, block: FinalBlock, *, is_verified: IsVerified | None = None) -> list[FinalBlock]:
         """Take in a block that others finalised, in order of height, trusting nothing: what became final by it.
 
         A block with a NOTAR certificate waits for a descendant with a FINAL one. `BadBlock` says what is wrong.

@@ -52,6 +52,8 @@ class Place(NamedTuple):
     kind: int
     epoch: int
     slot: int
+    upper_slot: int
+    """The other slot of a fork, if that is of two."""
     witness: bytes
     """Empty where the record alone does not name one: the committee does."""
 
@@ -80,7 +82,7 @@ class VotePair:
     @property
     def place(self) -> Place:
         """What this is about."""
-        return Place(_VOTES, self.first.epoch, self.first.slot, self.first.witness)
+        return Place(_VOTES, self.epoch, self.first.slot, self.first.slot, self.first.witness)
 
     def verify(self, committee: Committee) -> bool:
         """Whether a witness of `committee`, that of this epoch, signed both."""
@@ -89,6 +91,10 @@ class VotePair:
     def culprits(self, committee: Committee) -> tuple[AccountId, ...]:
         """Who is proved to have lied; the record was verified."""
         return (self.first.witness,) if self.first.witness in committee else ()
+
+    def suspects(self, _committee: Committee) -> tuple[AccountId, ...]:
+        """Of whom only some lied: nobody, the proof names its one culprit."""
+        return ()
 
     def encode(self) -> bytes:
         """Type, then the two votes: 283 bytes."""
@@ -133,7 +139,7 @@ class ProposalPair:
     @property
     def place(self) -> Place:
         """What this is about."""
-        return Place(_PROPOSALS, self.epoch, self.first.header.slot, b"")
+        return Place(_PROPOSALS, self.epoch, self.first.header.slot, self.first.header.slot, b"")
 
     def verify(self, committee: Committee) -> bool:
         """Whether the slot's leader in `committee`, that of this epoch, signed both."""
@@ -146,6 +152,10 @@ class ProposalPair:
     def culprits(self, committee: Committee) -> tuple[AccountId, ...]:
         """Who is proved to have lied; the record was verified."""
         return (committee.leader(self.first.header.slot),)
+
+    def suspects(self, _committee: Committee) -> tuple[AccountId, ...]:
+        """Of whom only some lied: nobody, the proof names its one culprit."""
+        return ()
 
     def encode(self) -> bytes:
         """Type, then the two signed headers: 419 bytes."""
@@ -172,8 +182,9 @@ class Fork:
 
     @property
     def place(self) -> Place:
-        """What this is about: the lower of the two slots."""
-        return Place(_FORK, self.epoch, min(self.first.last.slot, self.second.last.slot), b"")
+        """What this is about: the slots of both certificates."""
+        lower, upper = sorted((self.first.last.slot, self.second.last.slot))
+        return Place(_FORK, self.epoch, lower, upper, b"")
 
     def verify(self, committee: Committee) -> bool:
         """Whether `committee`, that of this epoch, made both final, and they name two blocks of one height."""

@@ -37,12 +37,13 @@ class Dropped:
 class Mempool:
     """The waiting entries of one witness, their signatures checked."""
 
-    __slots__ = ("_entries_max", "_ids", "_lanes", "_network_id")
+    __slots__ = ("_entries_max", "_ids", "_keys", "_lanes", "_network_id")
 
     def __init__(self, network_id: NetworkId, entries_max: int = ENTRIES_MAX) -> None:
         self._network_id = network_id
         self._entries_max = entries_max
         self._ids: dict[bytes, Entry] = {}
+        self._keys: dict[bytes, AccountId] = {}  # under which key an entry's signature was checked
         self._lanes: dict[bytes, dict[int, bytes]] = {}
 
     def __len__(self) -> int:
@@ -59,13 +60,14 @@ class Mempool:
         refusal = self._refuse(entry, state, at)
         if refusal is None:
             self._ids[entry_id] = entry
+            self._keys[entry_id] = state.signer(entry)
             self._lanes.setdefault(entry.lane, {})[entry.seq] = entry_id
         return entry_id, refusal
 
-    def vouches(self, entry: Entry) -> bool:
-        """Whether this very entry, signature included, waits here: then its signature was checked."""
-        waiting = self._lanes.get(entry.lane)
-        return waiting is not None and self._ids.get(waiting.get(entry.seq, b"")) == entry
+    def vouches(self, entry: Entry, key: AccountId) -> bool:
+        """Whether this very entry, signature included, waits here, and was found to be signed by `key`."""
+        entry_id = self._lanes.get(entry.lane, {}).get(entry.seq, b"")
+        return self._keys.get(entry_id) == key and self._ids.get(entry_id) == entry
 
     def of(self, account: AccountId, count_max: int) -> tuple[Entry, ...]:
         """What waits of one account, in order of sequence, at most `count_max` entries."""
@@ -90,6 +92,8 @@ class Mempool:
             for seq in sorted(waiting):
                 entry_id = waiting[seq]
                 refusal = state.check(self._ids[entry_id], at)
+                if refusal is None and self._keys[entry_id] != state.signer(self._ids[entry_id]):
+                    refusal = Refusal(Reason.BAD_SIGNATURE, "the account has changed its key since")
                 if refusal is None:
                     break
                 self._remove(entry_id)
@@ -115,6 +119,7 @@ class Mempool:
 
     def _remove(self, entry_id: bytes) -> None:
         entry = self._ids.pop(entry_id)
+        del self._keys[entry_id]
         waiting = self._lanes[entry.lane]
         del waiting[entry.seq]
         if not waiting:

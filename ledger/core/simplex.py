@@ -311,7 +311,9 @@ class Simplex:
         if parent_hash is None or not self._own.may_cast(Kind.NOTAR, slot):
             return False
         self._may_build = False
-        candidate = self.chain.build(parent_hash, slot, self._now.wall_ms, self.pool.in_order())
+        candidate = self.chain.build(
+            parent_hash, slot, self._now.wall_ms, self.pool.in_order(), is_verified=self.pool.vouches
+        )
         pushes = parent_hash != self.chain.tip.block_hash and self._timers.is_half_over(self._now.s)
         if not candidate.block.entries and not pushes:
             return False

@@ -256,7 +256,7 @@ class Honest:
         self.life += 1
         chain = Chain(self.simulation.genesis)
         for block in self.disk.blocks:
-            chain.accept(block, is_verified=lambda _: True)
+            chain.accept(block, is_verified=lambda _, __: True)
         last = self.disk.blocks[-1].certificate if self.disk.blocks else None
         saved = Saved(
             tuple(self.disk.votes.values()),
