@@ -1,4 +1,4 @@
-"""The rules of credit lines, keys, committees and parameters: who may change what (SPEC.md §4.3, §4.4).
+"""The rules of credit lines, keys, committees and parameters: who may change what (SPEC.md §4.3).
 
 Each rule looks and plans; `state` changes. The order of its checks is part of the protocol.
 """

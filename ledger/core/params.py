@@ -1,4 +1,4 @@
-"""The rules that a network may change on its way: fees, time, and their own version (SPEC.md §4.6)."""
+"""The rules that a network may change on its way: fees, time, and their own version (SPEC.md §4.3)."""
 
 from __future__ import annotations
 

@@ -6,14 +6,13 @@ from ledger.core.block import NO_BLOCK, NO_ROOT, Certificate, FinalBlock, Header
 from ledger.core.encoding import Kind, digest, signing_bytes
 from ledger.core.entries import Claim, Expire, Lock, Transfer, sign_entry, sign_voucher
 from ledger.core.genesis import Genesis
-from ledger.core.keys import SigningKey, peer_id
+from ledger.core.keys import peer_id
 from ledger.core.merkle import MerkleLog, leaf_hash
 from ledger.core.receipt import receipt_for
 from ledger.core.state import LedgerState, Moment
 from ledger.core.votes import sign_vote
+from tests.core.ledger.example_entries import ALICE, BOB, CREATED_MS, WITNESS, rare_examples
 
-WITNESS, ALICE, BOB = (SigningKey(bytes((number,)) * 32) for number in (0x01, 0x0A, 0x0B))
-CREATED_MS = 1_700_000_000_000
 NOT_AFTER_MS = CREATED_MS + 120_000
 EXPIRY_MS = CREATED_MS + 3_600_000
 
@@ -70,6 +69,7 @@ def examples() -> dict[str, str]:
         "voucher": voucher.encode().hex(),
         "claim": claim.encode().hex(),
         "expire": expire.encode().hex(),
+        **rare_examples(network_id),
         "leaf 0": leaf_hash(transfer.encode()).hex(),
         "leaf 1": leaf_hash(lock.encode()).hex(),
         "leaf 2": leaf_hash(claim.encode()).hex(),

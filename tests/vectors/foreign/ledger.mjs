@@ -120,7 +120,7 @@ export class Replay {
     this.account(leader).balance += entry.fee;
   }
 
-  /** R4.40, for the four types that are read here: no keys, no delegations, no decrees. */
+  /** R4.16, for the four types that are read here: no keys, no delegations, no decrees. */
   snapshot() {
     const ids = (map, wanted) => [...map.keys()].filter((key) => wanted(map.get(key))).sort();
     const accounts = ids(this.accounts, (a) => a.balance !== 0n || a.limit !== 0n || a.seq !== 0n || a.active !== 0n);
