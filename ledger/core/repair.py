@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.core.consensus import RECALLED_VOTES_MAX, RELAYED_ENTRIES_MAX, Ask, Recalled, Relay
 from ledger.core.encoding import Kind
+from ledger.core.events import PersistVote
 from ledger.core.lineage import certificates_from, first_unproven, missing_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ledger.core.ballots import Ballots
     from ledger.core.chain import Tip
     from ledger.core.consensus import Message, Recall
+    from ledger.core.entries import Entry
+    from ledger.core.events import Action
     from ledger.core.keys import AccountId
     from ledger.core.mempool import Mempool
     from ledger.core.own_votes import OwnVotes
     from ledger.core.proposals import Proposals
 
-__all__ = ["ANSWER_GAP_S", "Patience", "recalled", "repeats", "supplies"]
+__all__ = ["ANSWER_GAP_S", "Patience", "first_relays", "recalled", "repeats", "supplies"]
 
 ANSWER_GAP_S: Final = 0.05
 """At most one ask of a peer, and one recall, is answered in this time."""
@@ -58,6 +61,20 @@ def repeats(
     waiting = tuple(entry for _, entry in islice(pool.in_order(), RELAYED_ENTRIES_MAX))
     if waiting:
         yield Relay(waiting)
+
+
+def first_relays(fresh: Sequence[Entry], actions: Iterable[Action]) -> Iterator[Relay]:
+    """Entries that clients handed to this witness alone, perhaps, for the others, who lead the next slots.
+
+    Those that its own proposal among `actions` takes along need no relay.
+    """
+    if not fresh:
+        return
+    voted = (action.proposal for action in actions if isinstance(action, PersistVote))
+    taken = {id(entry) for proposal in voted if proposal is not None for entry in proposal.entries}
+    left = [entry for entry in fresh if id(entry) not in taken]
+    for start in range(0, len(left), RELAYED_ENTRIES_MAX):
+        yield Relay(tuple(left[start : start + RELAYED_ENTRIES_MAX]))
 
 
 def supplies(

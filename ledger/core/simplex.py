@@ -45,7 +45,7 @@ from ledger.core.lineage import agreed_parent, stands_on_agreed
 from ledger.core.mempool import Mempool
 from ledger.core.own_votes import OwnVotes
 from ledger.core.register import Register
-from ledger.core.repair import Patience, recalled, repeats, supplies
+from ledger.core.repair import Patience, first_relays, recalled, repeats, supplies
 from ledger.core.timers import Timers
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
@@ -120,17 +120,21 @@ class Simplex:
     def feed(self, *events: Event, now: Now) -> list[Action]:
         """What to do now that `events` happened. Entries submitted together share a block."""
         self._now, self._actions = now, []
+        fresh: list[Entry] = []
         for event in events:
             match event:
                 case Received(peer, message):
                     self._receive(peer, message)
                 case Submitted(entry):
-                    self._submit(entry)
+                    if self._submit(entry):
+                        fresh.append(entry)
                 case CaughtUp(blocks):
                     self._catch_up(blocks)
                 case Tick():
                     self._tick()
         self._conclude()
+        for relay in first_relays(fresh, self._actions):
+            self._broadcast(relay)
         self._arm()
         return self._actions
 
@@ -183,11 +187,14 @@ class Simplex:
             self._show_final(peer)
         return True
 
-    def _submit(self, entry: Entry) -> None:
+    def _submit(self, entry: Entry) -> bool:
+        """Judge an entry; whether it waits here from now on."""
+        before = len(self.pool)
         at = self.chain.next_moment(self._now.wall_ms)
         entry_id, refusal = self.pool.offer(entry, self.chain.state, at)
         self._act(Judged(entry_id, refusal))
         self._may_build = self._may_build or refusal is None
+        return len(self.pool) > before
 
     def _catch_up(self, blocks: tuple[FinalBlock, ...]) -> None:
         for block in blocks:
