@@ -8,17 +8,26 @@ number while its fate is open.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from ledger.core.encoding import WireError
-from ledger.core.entries import Action, Entry, decode_entry, sign_entry, verify_entry
+from ledger.core.entries import (
+    Action,
+    Entry,
+    Voucher,
+    decode_entry,
+    sign_entry,
+    sign_rekey_entry,
+    sign_voucher,
+    verify_entry,
+)
 from ledger.core.keys import peer_id
-from ledger.core.requests import AccountOf, ServiceError, Submit, decode_answer, encode_request, field
+from ledger.core.requests import AccountOf, ServiceError, decode_answer, encode_request, field
 from ledger.core.state import Reason
+from ledger.courier import ANSWER_S, Courier, CutOff, EntryExpired, EntryRefused
 from ledger.store import StoreError
 
 if TYPE_CHECKING:
@@ -30,44 +39,27 @@ if TYPE_CHECKING:
     from ledger.store import Store
     from ledger.sync import Follower, Request
 
-__all__ = ["EntryExpired", "EntryPending", "EntryRefused", "Wallet", "WalletBehind"]
+__all__ = [
+    "EntryExpired",
+    "EntryPending",
+    "EntryRefused",
+    "KeyReplaced",
+    "Wallet",
+    "WalletBehind",
+]
 
 VALID_MS: Final = 120_000
 """How long a signed entry may wait for its block."""
-EXPIRY_MARGIN_MS: Final = 10_000
-"""A leader's clock may lag: an entry is given up only this long after its `not_after`."""
-ANSWER_S: Final = 3.0
-RESEND_S: Final = 1.0
-RESEND_S_MAX: Final = 5.0
 CATCH_UP_S: Final = 30.0
-CUT_OFF_S: Final = 10.0
-"""With no witness answering for this long, whoever has nothing signed yet is told so instead of waiting on."""
 LOOK_S: Final = 1.0
 """How often somebody in line looks whether the ledger is cut off."""
 DISK_PAUSE_S: Final = 5.0
+FEE_BLOCKS_AHEAD: Final = 16
+"""A fee that is decreed for a block no further away than this is paid already."""
 ADOPTED_MAX: Final = 16
 """Entries waiting at the witnesses that a wallet without memory of them takes up, at one start."""
 
-_DEFER: Final = frozenset((Reason.BUSY, Reason.REPEAT, Reason.SEQUENCE_GAP))
-"""Refusals that say nothing about the entry: no room, applied already, or the witness is behind us."""
-
 _log = logging.getLogger(__name__)
-
-
-class EntryRefused(Exception):
-    """The ledger does not take the entry; `reason` is the rule that it breaks, and nothing moved."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason.value}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-class EntryExpired(EntryRefused):
-    """No block took the entry before its `not_after`."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(Reason.TOO_LATE, detail)
 
 
 class EntryPending(TimeoutError):
@@ -78,18 +70,16 @@ class EntryPending(TimeoutError):
         self.entry_id = entry_id
 
 
+class KeyReplaced(Exception):
+    """The ledger names a key for this account that the wallet does not hold: it cannot sign."""
+
+    def __init__(self, key: AccountId) -> None:
+        super().__init__(f"the account's key is {peer_id(key)}, which this node does not hold")
+        self.key = key
+
+
 class WalletBehind(Exception):
     """What the ledger holds of this account is not known well enough to sign: a signature could contradict it."""
-
-
-class _Round:
-    """What the witnesses said to one sending of an entry."""
-
-    __slots__ = ("answers", "refusals")
-
-    def __init__(self) -> None:
-        self.answers = 0
-        self.refusals: Counter[Reason] = Counter()
 
 
 class Wallet:
@@ -104,22 +94,23 @@ class Wallet:
         store: Store,
         *,
         clock_ms: Callable[[], int],
+        account: AccountId | None = None,
     ) -> None:
-        """`store` may be the follower's; `clock_ms` reads Unix milliseconds. Starts nothing."""
-        self.account: AccountId = key.account
-        self.waits_for = ""
-        """What the wallet is waiting for, in words; empty while nothing waits."""
-        self._key = key
+        """`store` may be the follower's; `clock_ms` reads Unix milliseconds. Starts nothing.
+
+        `account` is the key's own unless told: an account keeps its name when its key is replaced.
+        """
+        self.account = key.account if account is None else account
+        self._keys = {key.account: key}
         self._genesis = genesis
         self.follower = follower
         self._request = request
+        self._courier = Courier(follower, request, clock_ms)
         self.store = store
         self._clock_ms = clock_ms
         self._turn = trio.Lock()
         self._is_current = False
-        self._cut_off_s: float | None = None  # since when no witness answers
         self._left_open = trio.Event()
-        self._listeners: list[Callable[[str], None]] = []
         # Entries seen final, to be marked so with the next one that is saved: a crash only makes the next start look
         # them up again, so they are not worth a wait for the disk of their own.
         self._settled: list[Entry] = []
@@ -136,12 +127,14 @@ class Wallet:
         """Have `action` ordered, and return its receipt once it is final here.
 
         `EntryRefused` if the ledger refuses it, `EntryExpired` if no block took it in time, `EntryPending` if
-        `timeout_s` is over first, `WalletBehind` if this node must catch up before it may sign, or if `timeout_s`
-        is over, or no witness has answered for CUT_OFF_S, while an earlier entry's fate is open: then nothing was
-        signed. `on_wait` hears what is waited for, from about a second on and whenever that changes.
+        `timeout_s` is over first, `KeyReplaced` if the account's key is not held here, `WalletBehind` if this node
+        must catch up before it may sign, or if `timeout_s` is over, or no witness has answered for long, while an
+        earlier entry's fate is open: then nothing was signed. `on_wait` hears what is waited for, from about a second
+        on and whenever that changes.
         """
+        self.key()  # nothing stands in line that could not sign then
         signed: list[bytes] = []
-        with self._telling(on_wait), trio.move_on_after(timeout_s):
+        with self._sheltered(on_wait), trio.move_on_after(timeout_s):
             await self._take_turn()
             try:
                 await self._finish_pending(gives_up=True)
@@ -161,6 +154,70 @@ class Wallet:
                 f"nothing was signed in {timeout_s:g} s: {self.waits_for or 'the ledger is slow'}"
             )
         )
+
+    # Keys.
+
+    @property
+    def waits_for(self) -> str:
+        """What the wallet is waiting for, in words; empty while nothing waits."""
+        return self._courier.waits_for
+
+    def key(self) -> SigningKey:
+        """The key that signs for the account now; `KeyReplaced` if it is not held here."""
+        return self._held(self.follower.state.key_of(self.account))
+
+    def hold(self, key: SigningKey) -> None:
+        """Sign with `key`, too, once the ledger says that it is the account's."""
+        self._keys[key.account] = key
+
+    def sign_voucher(self, lock_id: bytes, cumulative: int) -> Voucher:
+        """A voucher for one of the account's locks, by the key that the account had when it opened it.
+
+        `KeyReplaced` if that is not held here. Make the voucher durable before it is sent.
+        """
+        lock = self.follower.state.lock(lock_id)
+        key = self.key() if lock is None else self._held(lock.payer_key)
+        return sign_voucher(key, self._genesis.network_id, lock_id, cumulative)
+
+    def sign_rekey(self, new_key: SigningKey, recovery: AccountId, by: SigningKey | None = None) -> Entry:
+        """A REKEY for `submit_rekey`: `new_key` is to sign from now on, `recovery` (NO_KEY: none) under the next REKEY.
+
+        `by` is the recovery key where one is registered, and left out where none is.
+        """
+        line = self.follower.state.key_line(self.account)
+        return sign_rekey_entry(
+            self.key() if by is None else by,
+            self._genesis.network_id,
+            self.account,
+            seq=1 if line is None else line.rekeys + 1,
+            not_after_ms=self._clock_ms() + VALID_MS,
+            fee=self._fee_min() if by is None else 0,
+            new_key=new_key,
+            recovery=recovery,
+        )
+
+    async def submit_rekey(
+        self, entry: Entry, *, timeout_s: float = 30.0, on_wait: Callable[[str], None] | None = None
+    ) -> Receipt:
+        """Have a REKEY of this account ordered; `hold` the new key first. Errors as `submit`'s.
+
+        It stands in no line: REKEYs have a sequence of their own, so a thief who fills the other cannot hold it up.
+        """
+        self._refuse_early(entry)
+        if not verify_entry(entry, self._genesis.network_id, self.follower.state.signer(entry)):
+            raise EntryRefused(Reason.BAD_SIGNATURE, "the key that must sign this REKEY did not")
+        entry_id = entry.entry_id(self._genesis.network_id)
+        with self._courier.telling(on_wait), trio.move_on_after(timeout_s):
+            self.store.save_signed(entry)  # 1
+            return await self._settle(entry, entry_id)
+        raise EntryPending(entry_id)
+
+    def _held(self, key: AccountId) -> SigningKey:
+        if key not in self._keys:
+            raise KeyReplaced(key)
+        return self._keys[key]
+
+    # Running.
 
     async def run(self) -> None:
         """Settle what was signed and left open, by a crash or by a caller that did not wait; runs until cancelled."""
@@ -189,59 +246,44 @@ class Wallet:
 
     def _sign(self, action: Action, fee: int | None, valid_ms: int) -> Entry:
         entry = sign_entry(
-            self._key,
+            self.key(),
             self._genesis.network_id,
+            account=self.account,
             seq=self.follower.state.account(self.account).seq + 1,
             not_after_ms=self._clock_ms() + valid_ms,
-            fee=self._genesis.fee_min if fee is None else fee,
+            fee=self._fee_min() if fee is None else fee,
             action=action,
         )
         self._refuse_early(entry)
         return entry
 
-    # Waiting, and saying for what.
+    def _fee_min(self) -> int:
+        """The least fee, now or soon: an entry may be of the next block, or of one a little later."""
+        state, near = self.follower.state, self.follower.head.height + FEE_BLOCKS_AHEAD
+        fees = [state.params.fee_min]
+        if state.pending is not None and state.pending.from_height <= near:
+            fees.append(state.pending.params.fee_min)
+        return max(fees)
+
+    # In line.
+
+    @contextmanager
+    def _sheltered(self, on_wait: Callable[[str], None] | None) -> Iterator[None]:
+        with self._courier.telling(on_wait):
+            try:
+                yield
+            except CutOff as error:
+                raise WalletBehind(f"nothing was signed: {error}") from error
 
     async def _take_turn(self) -> None:
         """One entry at a time; whoever is in line leaves it when the ledger is cut off."""
         while not await self._is_my_turn():
-            self._give_up_if_cut_off()
+            self._courier.check_connection()
 
     async def _is_my_turn(self) -> bool:
         with trio.move_on_after(LOOK_S) as patience:
             await self._turn.acquire()
         return not patience.cancelled_caught
-
-    def _give_up_if_cut_off(self) -> None:
-        if self._cut_off_s is not None and trio.current_time() - self._cut_off_s >= CUT_OFF_S:
-            raise WalletBehind(f"nothing was signed: {self.waits_for}")
-
-    @contextmanager
-    def _telling(self, on_wait: Callable[[str], None] | None) -> Iterator[None]:
-        if on_wait is None:
-            yield
-            return
-        self._listeners.append(on_wait)
-        try:
-            if self.waits_for:
-                on_wait(self.waits_for)
-            yield
-        finally:
-            self._listeners.remove(on_wait)
-
-    def _say(self, text: str) -> None:
-        if text != self.waits_for:
-            self.waits_for = text
-            for listener in self._listeners if text else ():
-                listener(text)
-
-    def _explain_wait(self, entry: Entry, entry_id: bytes, answers: int) -> str:
-        committee = self.follower.committee
-        what = f"{entry.action.TYPE.name} {entry_id.hex()[:16]}, signed and kept, is not final yet"
-        if not answers:
-            return f"{what}: no witness answers"
-        if answers < committee.quorum:
-            return f"{what}: {answers} of {committee.n} witnesses answer, {committee.quorum} must agree"
-        return f"{what}: {answers} of {committee.n} witnesses have it, and no block has come with it"
 
     # Fates.
 
@@ -253,10 +295,10 @@ class Wallet:
                 _log.info("wallet: an entry signed earlier was refused: %s", refusal)
 
     async def _settle(self, entry: Entry, entry_id: bytes, *, gives_up: bool = False) -> Receipt:
-        """Send `entry` until its fate is known, and record it (3). Left before, it is `run`'s."""
+        """Send `entry` (2) until its fate is known, and record it (3). Left before, it is `run`'s."""
         fate = "open"
         try:
-            receipt = await self._send_until_final(entry, entry_id, gives_up=gives_up)
+            receipt = await self._courier.carry(entry, entry_id, gives_up=gives_up)
             fate = "final"
         except EntryRefused as refusal:
             fate = "expired" if isinstance(refusal, EntryExpired) else "refused"
@@ -266,63 +308,9 @@ class Wallet:
             if fate == "open":
                 self._left_open.set()
             else:
-                self._cut_off_s = None
-                self._say("")
+                self._courier.rest()
         self._settled.append(entry)
         return receipt
-
-    async def _send_until_final(self, entry: Entry, entry_id: bytes, *, gives_up: bool) -> Receipt:
-        resend_s = RESEND_S
-        while True:
-            said = _Round()
-            async with trio.open_nursery() as nursery:
-                for witness in self.follower.committee.witnesses:  # 2: sent
-                    nursery.start_soon(self._send, witness, entry, said)
-                await self.follower.wait_for(entry_id, resend_s)
-                nursery.cancel_scope.cancel()
-            receipt = self.follower.receipt(entry_id)
-            if receipt is not None:
-                return receipt
-            self._judge(entry, said.refusals)
-            self._say(self._explain_wait(entry, entry_id, said.answers))
-            if said.answers:
-                self._cut_off_s = None
-            elif self._cut_off_s is None:
-                self._cut_off_s = trio.current_time()
-            if gives_up:
-                self._give_up_if_cut_off()
-            self.follower.switch_source()
-            resend_s = min(RESEND_S_MAX, resend_s * 1.5)
-
-    async def _send(self, witness: AccountId, entry: Entry, said: _Round) -> None:
-        try:
-            with trio.fail_after(ANSWER_S):
-                answer = await self._request(witness, encode_request(Submit(entry.encode())), ANSWER_S)
-            fields = decode_answer(answer)
-            said.answers += 1
-            if field(fields, "status", str) == "refused":
-                said.refusals[Reason(field(fields, "reason", str))] += 1
-        except (
-            ConnectionError,
-            TimeoutError,
-            trio.TooSlowError,
-            WireError,
-            ServiceError,
-            ValueError,
-        ) as error:
-            _log.debug("wallet: %s did not take the entry: %s", peer_id(witness), error)
-
-    def _judge(self, entry: Entry, refusals: Counter[Reason]) -> None:
-        """Give up only if it is certain, or if more witnesses refuse than may lie and our own copy agrees."""
-        now_ms = self._clock_ms()
-        own = self.follower.state.check(entry, self.follower.next_moment(now_ms))
-        if own is not None and own.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
-            raise EntryRefused(own.reason, f"another entry used this sequence number: {own.detail}")
-        for reason, count in refusals.items():
-            if reason not in _DEFER and count > self.follower.committee.faults and own is not None:
-                raise EntryRefused(own.reason, own.detail)
-        if now_ms > entry.not_after_ms + EXPIRY_MARGIN_MS:
-            raise EntryExpired(f"no block took the entry until {entry.not_after_ms}")
 
     def _refuse_early(self, entry: Entry) -> None:
         """What our own verified copy refuses need not be signed for, sent or waited for."""
@@ -363,9 +351,11 @@ class Wallet:
             return self.follower.state.account(self.account).seq >= least
 
         if not has_caught_up():
-            self._say(f"this node's copy of the ledger has yet to reach entry {least} of this account")
+            self._courier.say(
+                f"this node's copy of the ledger has yet to reach entry {least} of this account"
+            )
         is_there = await self.follower.wait_for(has_caught_up, CATCH_UP_S)
-        self._say("")
+        self._courier.say("")
         if not is_there:
             raise WalletBehind(
                 f"the ledger knows entry {least} of this account, this node's copy is behind: wait until it caught up"
@@ -376,9 +366,15 @@ class Wallet:
 
         Liars can show nothing that this key has not signed; and a gap would have us wait for what cannot come.
         """
-        network_id, last = self._genesis.network_id, self.follower.state.account(self.account).seq
+        state, network_id = self.follower.state, self._genesis.network_id
+        last = state.account(self.account).seq
         pending = {item.entry_id for item in self.store.signed(self.account, pending_only=True)}
-        ours = {entry.entry_id(network_id): entry for entry in waiting if verify_entry(entry, network_id)}
+        key = state.key_of(self.account)
+        ours = {
+            entry.entry_id(network_id): entry
+            for entry in waiting
+            if entry.lane == self.account and key in self._keys and verify_entry(entry, network_id, key)
+        }
         reached = last
         for entry_id, entry in sorted(ours.items(), key=lambda item: item[1].seq)[:ADOPTED_MAX]:
             if not last < entry.seq <= reached + 1:
@@ -399,7 +395,6 @@ class Wallet:
             fields = decode_answer(answer)
             encoded = field(fields, "waiting", list)[:ADOPTED_MAX]
             waiting = [decode_entry(data) for data in encoded if isinstance(data, bytes)]
-            ours = [entry for entry in waiting if entry.account == self.account]
-            found.append((field(fields, "seq", int), ours))
+            found.append((field(fields, "seq", int), waiting))
         except (ConnectionError, TimeoutError, trio.TooSlowError, WireError, ServiceError) as error:
             _log.debug("wallet: %s did not answer: %s", peer_id(witness), error)

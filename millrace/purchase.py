@@ -20,7 +20,7 @@ from executor.core.task import COMMAND_ENTRY, WasmTask
 from executor.core.wire import WireError as ExecutorWireError
 from ledger.core.amounts import format_credits
 from ledger.core.keys import peer_id
-from ledger.wallet import EntryPending, EntryRefused, WalletBehind
+from ledger.wallet import EntryPending, EntryRefused, KeyReplaced, WalletBehind
 from millrace.core.cost import PRICE_MAX
 from millrace.core.market import Needs, choose, offer_from_advert, rank, unfit
 from millrace.core.tally import JobTally
@@ -352,7 +352,7 @@ def _named(error: Exception, order: JobOrder, cap: _Cap) -> Exception:
             )
         case OrderRefused():
             return UsageError("the job cannot run as it is", str(error), "see SPEC.md §16 for job.run")
-        case EntryRefused() | EntryPending() | WalletBehind():
+        case EntryRefused() | EntryPending() | WalletBehind() | KeyReplaced():
             return explain_entry(error)
         case TimeoutError():
             return JobTimeout(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from ledger.core.entries import Lock
-from ledger.wallet import EntryExpired, EntryPending, EntryRefused, WalletBehind
+from ledger.wallet import EntryExpired, EntryPending, EntryRefused, KeyReplaced, WalletBehind
 from millrace.conversation import Conversation
 from millrace.core import lease
 from millrace.core.buyer_lease import BuyerLease
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from executor.core.outcome import Outcome
     from executor.core.task import WasmTask
     from ledger.core.entries import Action as EntryAction
+    from ledger.core.entries import Voucher
     from ledger.core.genesis import Genesis
     from ledger.core.keys import AccountId, SigningKey
     from ledger.core.receipt import Receipt
@@ -46,11 +47,12 @@ LOCK_S: Final = 45.0
 
 
 class Wallet(Protocol):
-    """What the shells need of `ledger.wallet.Wallet`: an action in, a final receipt out, or `EntryRefused`."""
+    """What the shells need of `ledger.wallet.Wallet`: an action in, a final receipt or an error out; vouchers."""
 
     async def submit(
         self, action: EntryAction, *, timeout_s: float, on_wait: Callable[[str], None] | None = None
     ) -> Receipt: ...
+    def sign_voucher(self, lock_id: bytes, cumulative: int) -> Voucher: ...
 
 
 class Runner(Protocol):
@@ -109,7 +111,7 @@ class Rental:
         """Why the ledger gave no answer to the LOCK; empty if it gave one, or was not asked."""
         self._buyer = buyer
         self._desk = desk
-        self._machine = BuyerLease(terms, buyer.key, network_id)
+        self._machine = BuyerLease(terms, buyer.key, network_id, sign_voucher=buyer.wallet.sign_voucher)
         self._scope = trio.CancelScope()
         self._talk: Conversation | None = None
 
@@ -228,7 +230,7 @@ class Rental:
             # Its fate is open, so the amount stays counted; the settler finds the lock by its terms' hash.
             self.ledger_trouble = str(error)
             talk.feed(lease.LockFailed(str(error)))
-        except (EntryRefused, WalletBehind) as error:
+        except (EntryRefused, WalletBehind, KeyReplaced) as error:
             self.may_be_locked = False
             self.ledger_trouble = str(error) if isinstance(error, WalletBehind | EntryExpired) else ""
             journal.voided(self.lease_id, str(error))

@@ -14,7 +14,7 @@ import trio
 
 from ledger.core.entries import Claim, Expire
 from ledger.core.state import LockStatus
-from ledger.wallet import EntryPending, EntryRefused, WalletBehind
+from ledger.wallet import EntryPending, EntryRefused, KeyReplaced, WalletBehind
 from millrace.journal import LeaseStanding, Role
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Settler:
                 if record.lease_id not in self._held:
                     try:
                         await self._settle(record)
-                    except (EntryPending, EntryRefused, WalletBehind, OSError) as error:
+                    except (EntryPending, EntryRefused, KeyReplaced, WalletBehind, OSError) as error:
                         _log.info("lease %s is not settled yet: %s", record.lease_id.hex()[:16], error)
 
     async def settle_all(self, timeout_s: float) -> int:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from executor.core.limits import Limits
     from ledger.core.entries import Entry, Voucher
     from ledger.core.genesis import Genesis
-    from ledger.core.keys import SigningKey
+    from ledger.core.keys import AccountId, SigningKey
     from millrace.conversation import Channel
     from millrace.journal import Journal
     from millrace.rental import Runner
@@ -233,13 +233,13 @@ class _Served:
         finally:
             self._worker.settler.release(self._lease_id)
 
-    def _prove(self, data: bytes) -> Entry:
+    def _prove(self, data: bytes) -> tuple[Entry, AccountId]:
         receipt = Receipt.decode(data)
         try:
             receipt.verify(self._worker.genesis)
         except ReceiptError as error:
             raise WireError(str(error)) from error
-        return receipt.entry
+        return receipt.entry, receipt.signer(self._worker.genesis.network_id)
 
     def _notice(self, action: lease.Action) -> None:
         """What must be durable or stopped before anything else happens."""

@@ -86,6 +86,7 @@ __all__ = [
     "sign_decree",
     "sign_entry",
     "sign_rekey",
+    "sign_rekey_entry",
     "sign_verdict",
     "sign_voucher",
     "take_entry",
@@ -194,6 +195,25 @@ def sign_entry(
     unsigned = Entry(who, seq, not_after_ms, fee, action, NO_SIGNATURE)
     signature = key.sign(Kind.ENTRY, network_id, unsigned.body())
     return Entry(who, seq, not_after_ms, fee, action, signature)
+
+
+def sign_rekey_entry(
+    key: SigningKey,
+    network_id: NetworkId,
+    account: AccountId,
+    *,
+    seq: int,
+    not_after_ms: int,
+    fee: int,
+    new_key: SigningKey,
+    recovery: AccountId,
+) -> Entry:
+    """A REKEY of `account`, its `seq`-th: signed by `key`, its present or recovery key, and proved by the new one."""
+    proof = sign_rekey(new_key, network_id, account, seq, recovery)
+    action = Rekey(new_key.account, recovery, proof)
+    return sign_entry(
+        key, network_id, account=account, seq=seq, not_after_ms=not_after_ms, fee=fee, action=action
+    )
 
 
 def verify_entry(entry: Entry, network_id: NetworkId, key: AccountId | None = None) -> bool:

@@ -163,7 +163,7 @@ class Receipt:
         that it has verified, as `known`: handovers up to it are then neither needed nor looked at.
         """
         header, network_id = self.header, genesis.network_id
-        if not verify_entry(self.entry, network_id, self._signer(network_id)):
+        if not verify_entry(self.entry, network_id, self.signer(network_id)):
             raise ReceiptError(ReceiptFault.SIGNATURE, "the account did not sign this entry on this network")
         if not self.leaf.is_in(header):
             raise ReceiptError(ReceiptFault.INCLUSION, "the entry is not at this place of the header's log")
@@ -189,8 +189,8 @@ class Receipt:
             raise ReceiptError(ReceiptFault.HANDOVER, detail)
         return committee
 
-    def _signer(self, network_id: NetworkId) -> AccountId:
-        """The key that must have signed the entry, by the REKEYs before it."""
+    def signer(self, network_id: NetworkId) -> AccountId:
+        """The key that must have signed the entry, by the REKEYs before it; `ReceiptError` if they prove nothing."""
         account, key, recovery = self.entry.account, self.entry.account, NO_KEY
         last_index = -1
         for seq, rekey in enumerate(self.rekeys, start=1):

@@ -44,6 +44,7 @@ from ledger.core.holdings import (
     Layer,
     LockState,
     LockStatus,
+    Pending,
     Totals,
 )
 from ledger.core.outcomes import Effect, Moment, Plan, Reason, Refusal
@@ -218,6 +219,11 @@ class LedgerState:
         return self.holdings.charter.params
 
     @property
+    def pending(self) -> Pending | None:
+        """Parameters that are decreed and wait for their height."""
+        return self.holdings.charter.pending
+
+    @property
     def decrees(self) -> int:
         """How many decrees there were: the next one has this number plus 1."""
         return self.holdings.charter.decrees
@@ -225,6 +231,10 @@ class LedgerState:
     def account(self, account_id: AccountId) -> Account:
         """The account's line; an account that never appeared has zeros."""
         return self.holdings.account(account_id)
+
+    def delegations_of(self, account_id: AccountId) -> list[tuple[AccountId, AccountId, int]]:
+        """Every (sponsor, beneficiary, amount) that the account is part of, sorted: O(all delegations)."""
+        return [line for line in self.holdings.delegations() if account_id in line[:2]]
 
     def delegated(self, sponsor: AccountId, beneficiary: AccountId) -> int:
         """How much of its credit line `sponsor` has delegated to `beneficiary`."""

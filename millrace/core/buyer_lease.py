@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, get_args
 
 from executor.core.outcome import Outcome
 from executor.core.wire import WireError as OutcomeError
-from ledger.core.entries import sign_voucher
 from millrace.core import lease, messages
 from millrace.core.cost import unit_cost
 from millrace.core.lease import (
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ledger.core.encoding import NetworkId
+    from ledger.core.entries import Voucher
     from ledger.core.keys import SigningKey
 
 __all__ = ["BuyerLease"]
@@ -64,8 +64,15 @@ class BuyerLease:
     Ask, Judge) are checked at once and said together, at the next Turn.
     """
 
-    def __init__(self, terms: Terms, key: SigningKey, network_id: NetworkId) -> None:
-        """`key` is the buyer's; it signs the terms and the vouchers."""
+    def __init__(
+        self,
+        terms: Terms,
+        key: SigningKey,
+        network_id: NetworkId,
+        *,
+        sign_voucher: Callable[[bytes, int], Voucher],
+    ) -> None:
+        """`key` is the buyer's identity and signs the terms; `sign_voucher(lock_id, cumulative)` is its wallet's."""
         if key.account != terms.buyer:
             raise LocalProtocolError("the terms name another buyer")
         self.terms = terms
@@ -74,6 +81,7 @@ class BuyerLease:
         self.lock_id: bytes | None = None
         self._key = key
         self._network_id = network_id
+        self._sign_voucher = sign_voucher
         self._out: dict[int, _Out] = {}
         self._verdicts: list[messages.Verdict] = []
         self._owed = 0
@@ -224,7 +232,7 @@ class BuyerLease:
         if self.lock_id is None:
             raise LocalProtocolError("a voucher without a lock")
         self.cumulative, self._owed = self.cumulative + self._owed, 0
-        voucher = sign_voucher(self._key, self._network_id, self.lock_id, self.cumulative)
+        voucher = self._sign_voucher(self.lock_id, self.cumulative)
         units = sum(item.code is VerdictCode.PAID for item in verdicts)
         # 1. KeepVoucher: after a crash here we know of a promise nobody holds, which costs nothing.
         # 2. Send: after a crash here the worker claims what it holds, and our books already say so.

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from ledger.core.encoding import WireError, pack, unpack
 from ledger.core.entries import VOUCHER_BYTES, Voucher, decode_voucher
+from ledger.core.receipt import RECEIPT_BYTES_MAX
 from millrace.core.terms import WINDOW_UNITS_MAX, Terms, decode_terms
 
 __all__ = [
@@ -44,14 +45,13 @@ __all__ = [
 ]
 
 FRAME_BYTES_MAX: Final = 4 << 20
-EARLY_FRAME_BYTES_MAX: Final = 128 << 10
+EARLY_FRAME_BYTES_MAX: Final = RECEIPT_BYTES_MAX + (32 << 10)
 """The longest message that a worker takes before the LOCK is proved: terms and a receipt are shorter."""
 PIECE_BYTES_MAX: Final = 256 << 10
 BATCH_BYTES_MAX: Final = FRAME_BYTES_MAX - (64 << 10)
 """Items of one message: the frame less its own overhead."""
 ITEM_BYTES_MAX: Final = (3 << 20) + (256 << 10)
 """A task, or an outcome: the largest output plus its diagnostics."""
-RECEIPT_BYTES_MAX: Final = 64 << 10
 ITEMS_MAX: Final = 8 * WINDOW_UNITS_MAX
 """Fields, rows and columns of one message together: a full window of results has half as many."""
 REASON_CHARS_MAX: Final = 200

@@ -107,10 +107,11 @@ class WorkerLease:
         network_id: NetworkId,
         *,
         policy: LeasePolicy,
-        prove: Callable[[bytes], Entry],
+        prove: Callable[[bytes], tuple[Entry, AccountId]],
         now: tuple[float, int],
     ) -> None:
-        """`buyer` is who the stream is with, `prove` gives the entry a receipt proves final (`WireError` if none).
+        """`buyer` is who the stream is with, `prove` gives the entry a receipt proves final (`WireError` if none), and
+        the key that its account had then, which signed it and signs the vouchers of a lock.
 
         `now` is the present on both clocks, (seconds, wall milliseconds): the lease runs on the first and
         reads the second only for the lock's expiry.
@@ -120,6 +121,7 @@ class WorkerLease:
         self.state = WorkerState.NEW
         self.lock_id: bytes | None = None
         self.voucher: Voucher | None = None
+        self._payer_key = buyer
         self._key = key
         self._network_id = network_id
         self._policy = policy
@@ -196,7 +198,7 @@ class WorkerLease:
     def _locked(self, event: messages.Locked, now_s: float) -> list[Action]:
         terms = self._agreed()
         try:
-            entry = self._prove(event.receipt)
+            entry, self._payer_key = self._prove(event.receipt)
         except WireError as error:
             raise RemoteProtocolError(f"the LOCK's receipt proves nothing: {error}") from error
         if problem := lock_problem(entry, terms, self._network_id):
@@ -286,7 +288,7 @@ class WorkerLease:
         if voucher is not None:
             if voucher.cumulative != total or total > terms.amount or voucher.lock_id != self.lock_id:
                 raise RemoteProtocolError(f"the voucher is not for {total} of this lock")
-            if not verify_voucher(voucher, terms.buyer, self._network_id):
+            if not verify_voucher(voucher, self._payer_key, self._network_id):
                 raise RemoteProtocolError("the voucher's signature is wrong")
         paid = sum(item.code is VerdictCode.PAID for item in event.verdicts)
         actions: list[Action] = [lease.KeepVoucher(voucher, paid)] if voucher else []

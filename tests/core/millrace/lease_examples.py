@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import Any
 
 from executor.core.limits import Limits
@@ -10,7 +11,7 @@ from executor.core.outcome import Outcome, Status
 from executor.core.task import WasmTask
 from ledger.core.encoding import NetworkId, WireError
 from ledger.core.entries import Entry, Lock, Voucher, sign_entry, sign_voucher
-from ledger.core.keys import SigningKey
+from ledger.core.keys import AccountId, SigningKey
 from millrace.core import lease, messages
 from millrace.core.buyer_lease import BuyerLease
 from millrace.core.lease import Action, BuyerState, WorkerState, seal
@@ -66,11 +67,16 @@ def lock_entry(network: NetworkId = NETWORK, of: Terms = TERMS, signer: SigningK
 LOCK_ID = lock_entry().entry_id(NETWORK)
 
 
-def prove(receipt: bytes) -> Entry:
+def prove(receipt: bytes) -> tuple[Entry, AccountId]:
     """Stands for the receipt's own checks, which have their own tests."""
     if receipt == b"good":
-        return lock_entry()
+        return lock_entry(), BUYER.account
     raise WireError("no receipt")
+
+
+def buyer_lease(terms: Terms, spending: SigningKey = BUYER) -> BuyerLease:
+    """A buyer whose vouchers `spending` signs."""
+    return BuyerLease(terms, BUYER, NETWORK, sign_voucher=partial(sign_voucher, spending, NETWORK))
 
 
 def outcome(fuel: int = 5_000_000, output: bytes = b"result") -> Outcome:
@@ -134,7 +140,7 @@ LOCAL: tuple[lease.Input, ...] = (
 
 def buyer_in(state: BuyerState) -> BuyerLease:
     """A buyer's machine in `state`; RUNNING has units 1 (committed) and 2 (assigned) out."""
-    machine = BuyerLease(TERMS, BUYER, NETWORK)
+    machine = buyer_lease(TERMS)
     path: dict[BuyerState, tuple[lease.Input, ...]] = {
         BuyerState.PROPOSED: (lease.Open(),),
         BuyerState.LOCKING: (ACCEPT,),

@@ -144,7 +144,7 @@ def test_a_voucher_is_kept_before_it_is_sent_and_only_rises() -> None:
 
 def _delivered(window: int, **changes: int) -> BuyerLease:
     """RUNNING, with a window of units whose results are all here."""
-    machine = BuyerLease(ex.terms(window_units=window, **changes), ex.BUYER, ex.NETWORK)
+    machine = ex.buyer_lease(ex.terms(window_units=window, **changes))
     machine.feed(lease.Open(), 0.0)
     machine.feed(messages.Accept(sign_terms(machine.terms, ex.WORKER, ex.NETWORK)), 0.0)
     machine.feed(lease.LockFinal(ex.LOCK_ID, b"receipt"), 0.0)
@@ -268,7 +268,7 @@ def test_a_superseded_unit_may_still_answer() -> None:
 
 
 def test_buyer_gives_up_on_silence_only_while_something_is_owed() -> None:
-    machine = BuyerLease(ex.TERMS, ex.BUYER, ex.NETWORK)
+    machine = ex.buyer_lease(ex.TERMS)
     assert lease.Wake(ANSWER_S) in machine.feed(lease.Open(), 0.0)
     assert machine.feed(lease.Tick(), ANSWER_S - 1) == [lease.Wake(ANSWER_S)]
     assert ex.ended(machine.feed(lease.Tick(), ANSWER_S)) is not None
@@ -387,7 +387,12 @@ def test_worker_runs_nothing_that_the_lock_cannot_pay() -> None:
     terms = ex.terms(amount=1_500)
     entry = ex.lock_entry(of=terms)
     machine = WorkerLease(
-        ex.BUYER.account, ex.WORKER, ex.NETWORK, policy=ex.POLICY, prove=lambda _: entry, now=ex.WALL
+        ex.BUYER.account,
+        ex.WORKER,
+        ex.NETWORK,
+        policy=ex.POLICY,
+        prove=lambda _: (entry, entry.account),
+        now=ex.WALL,
     )
     machine.feed(messages.Propose(terms, sign_terms(terms, ex.BUYER, ex.NETWORK)), 0.0)
     machine.feed(messages.Locked(b"good"), 0.0)

@@ -13,6 +13,7 @@ import trio
 from executor.core.limits import Limits
 from executor.core.outcome import Outcome, Status
 from executor.core.task import WasmTask
+from ledger.core.entries import Voucher, sign_voucher
 from ledger.core.state import Refusal
 from ledger.wallet import EntryRefused
 from millrace.core.market import Offer
@@ -96,6 +97,9 @@ class TownWallet:
         self.submitted.append(action)
         await trio.sleep(self.delay_s)
         return self.town.order(self.key, action)
+
+    def sign_voucher(self, lock_id: bytes, cumulative: int) -> Voucher:
+        return sign_voucher(self.key, self.town.forge.genesis.network_id, lock_id, cumulative)
 
 
 class MemoryChannel:

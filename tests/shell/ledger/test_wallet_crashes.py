@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ledger.wallet.RESEND_S", 0.1)
+    monkeypatch.setattr("ledger.courier.RESEND_S", 0.1)
 
 
 class PowerCut(Exception):
@@ -45,6 +45,8 @@ def cut(wallet: Wallet, step: str, *, before: bool) -> None:
         raise PowerCut
 
     setattr(owner, step, soon if step == "_request" else now)
+    if step == "_request":
+        wallet._courier._request = soon  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
@@ -71,7 +73,7 @@ async def test_killed_on_the_way_it_pays_once_or_not_at_all(tmp_path: Path, step
 async def test_killed_when_it_writes_that_an_entry_expired_it_finds_that_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
-    monkeypatch.setattr("ledger.wallet.EXPIRY_MARGIN_MS", -1)
+    monkeypatch.setattr("ledger.courier.EXPIRY_MARGIN_MS", -1)
     async with memory_network(tmp_path, 1) as network:
         async with network.wallet(RICH, "rich") as wallet:
             await wallet.submit(Transfer(POOR.account, 1))
@@ -189,7 +191,7 @@ async def test_whoever_waits_hears_for_what(tmp_path: Path) -> None:
 async def test_cut_off_it_does_not_keep_those_waiting_who_have_nothing_signed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger.wallet.CUT_OFF_S", 0.3)
+    monkeypatch.setattr("ledger.courier.CUT_OFF_S", 0.3)
     monkeypatch.setattr("ledger.wallet.LOOK_S", 0.05)
     outcomes: list[type[Exception]] = []
     async with memory_network(tmp_path, 1) as network, network.wallet(RICH, "rich") as wallet:

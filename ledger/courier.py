@@ -1,0 +1,183 @@
+"""One signed entry on its way: to every witness, again and again, until the ledger has spoken (SPEC.md §15)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ledger.core.encoding import WireError
+from ledger.core.entries import Entry, verify_entry
+from ledger.core.keys import AccountId, peer_id
+from ledger.core.requests import ServiceError, Submit, decode_answer, encode_request, field
+from ledger.core.state import Reason, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ledger.core.receipt import Receipt
+    from ledger.sync import Follower, Request
+
+__all__ = ["ANSWER_S", "Courier", "CutOff", "EntryExpired", "EntryRefused"]
+
+ANSWER_S: Final = 3.0
+RESEND_S: Final = 1.0
+RESEND_S_MAX: Final = 5.0
+EXPIRY_MARGIN_MS: Final = 10_000
+"""A leader's clock may lag: an entry is given up only this long after its `not_after`."""
+CUT_OFF_S: Final = 10.0
+"""With no witness answering for this long, whoever has nothing signed yet is told so instead of waiting on."""
+
+_DEFER: Final = frozenset((Reason.BUSY, Reason.REPEAT, Reason.SEQUENCE_GAP))
+"""Refusals that say nothing about the entry: no room, applied already, or the witness is behind us."""
+
+_log = logging.getLogger(__name__)
+
+
+class EntryRefused(Exception):
+    """The ledger does not take the entry; `reason` is the rule that it breaks, and nothing moved."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class EntryExpired(EntryRefused):
+    """No block took the entry before its `not_after`."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.TOO_LATE, detail)
+
+
+class CutOff(Exception):
+    """No witness has answered for CUT_OFF_S."""
+
+
+class _Round:
+    """What the witnesses said to one sending of an entry."""
+
+    __slots__ = ("answers", "refusals")
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self.refusals: Counter[Reason] = Counter()
+
+
+class Courier:
+    """Carries entries for one wallet, and says what they wait for."""
+
+    def __init__(self, follower: Follower, request: Request, clock_ms: Callable[[], int]) -> None:
+        """`clock_ms` reads Unix milliseconds. Starts nothing."""
+        self.waits_for = ""
+        """What is waited for, in words; empty while nothing waits."""
+        self._follower = follower
+        self._request = request
+        self._clock_ms = clock_ms
+        self._cut_off_s: float | None = None  # since when no witness answers
+        self._listeners: list[Callable[[str], None]] = []
+
+    async def carry(self, entry: Entry, entry_id: bytes, *, gives_up: bool = False) -> Receipt:
+        """Send `entry` until it is final here, and return its receipt; `EntryRefused` once it cannot be any more.
+
+        With `gives_up`, `CutOff` when no witness answers for long.
+        """
+        resend_s = RESEND_S
+        while True:
+            said = _Round()
+            async with trio.open_nursery() as nursery:
+                for witness in self._follower.committee.witnesses:
+                    nursery.start_soon(self._send, witness, entry, said)
+                await self._follower.wait_for(entry_id, resend_s)
+                nursery.cancel_scope.cancel()
+            receipt = self._follower.receipt(entry_id)
+            if receipt is not None:
+                self.rest()
+                return receipt
+            self._judge(entry, said.refusals)
+            self.say(self._explain(entry, entry_id, said.answers))
+            if said.answers:
+                self._cut_off_s = None
+            elif self._cut_off_s is None:
+                self._cut_off_s = trio.current_time()
+            if gives_up:
+                self.check_connection()
+            self._follower.switch_source()
+            resend_s = min(RESEND_S_MAX, resend_s * 1.5)
+
+    def rest(self) -> None:
+        """Nothing is on its way."""
+        self._cut_off_s = None
+        self.say("")
+
+    def check_connection(self) -> None:
+        """`CutOff` if no witness has answered for CUT_OFF_S."""
+        if self._cut_off_s is not None and trio.current_time() - self._cut_off_s >= CUT_OFF_S:
+            raise CutOff(self.waits_for)
+
+    @contextmanager
+    def telling(self, on_wait: Callable[[str], None] | None) -> Iterator[None]:
+        """While the block runs, `on_wait` hears what is waited for, now and whenever that changes."""
+        if on_wait is None:
+            yield
+            return
+        self._listeners.append(on_wait)
+        try:
+            if self.waits_for:
+                on_wait(self.waits_for)
+            yield
+        finally:
+            self._listeners.remove(on_wait)
+
+    def say(self, text: str) -> None:
+        """What is waited for is `text` now."""
+        if text != self.waits_for:
+            self.waits_for = text
+            for listener in self._listeners if text else ():
+                listener(text)
+
+    def _explain(self, entry: Entry, entry_id: bytes, answers: int) -> str:
+        committee = self._follower.committee
+        what = f"{entry.action.TYPE.name} {entry_id.hex()[:16]}, signed and kept, is not final yet"
+        if not answers:
+            return f"{what}: no witness answers"
+        if answers < committee.quorum:
+            return f"{what}: {answers} of {committee.n} witnesses answer, {committee.quorum} must agree"
+        return f"{what}: {answers} of {committee.n} witnesses have it, and no block has come with it"
+
+    async def _send(self, witness: AccountId, entry: Entry, said: _Round) -> None:
+        try:
+            with trio.fail_after(ANSWER_S):
+                answer = await self._request(witness, encode_request(Submit(entry.encode())), ANSWER_S)
+            fields = decode_answer(answer)
+            said.answers += 1
+            if field(fields, "status", str) == "refused":
+                said.refusals[Reason(field(fields, "reason", str))] += 1
+        except (
+            ConnectionError,
+            TimeoutError,
+            trio.TooSlowError,
+            WireError,
+            ServiceError,
+            ValueError,
+        ) as error:
+            _log.debug("wallet: %s did not take the entry: %s", peer_id(witness), error)
+
+    def _judge(self, entry: Entry, refusals: Counter[Reason]) -> None:
+        """Give up only if it is certain, or if more witnesses refuse than may lie and our own copy agrees."""
+        now_ms, state = self._clock_ms(), self._follower.state
+        own = state.check(entry, self._follower.next_moment(now_ms))
+        if own is None and not verify_entry(entry, state.genesis.network_id, state.signer(entry)):
+            own = Refusal(
+                Reason.BAD_SIGNATURE, "the account has another key now than the one that signed this"
+            )
+        if own is not None and own.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
+            raise EntryRefused(own.reason, f"another entry used this sequence number: {own.detail}")
+        for reason, count in refusals.items():
+            if reason not in _DEFER and count > self._follower.committee.faults and own is not None:
+                raise EntryRefused(own.reason, own.detail)
+        if now_ms > entry.not_after_ms + EXPIRY_MARGIN_MS:
+            raise EntryExpired(f"no block took the entry until {entry.not_after_ms}")
