@@ -19,7 +19,9 @@ from millrace.api import AndThen
 from millrace.core.api_messages import API_VERSION
 from millrace.core.statement import action_fields
 from millrace.errors import UsageError
-from millrace.money import submit
+from millrace.governance import Governance
+from millrace.money import receipt_fields, submit
+from millrace.rekeying import Rekeying
 
 if TYPE_CHECKING:
     from ledger.core.block import FinalBlock
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answers"]
 
-SEND_TIMEOUT_S: Final = 30.0
 LISTED_MAX: Final = 1_000
 """Peers or offers in one answer: more would not fit a frame, nor anybody's screen."""
 TIMELINE_BYTES_MAX: Final = 2 << 20
@@ -42,6 +43,8 @@ class Answers:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._governance = Governance(node)
+        self._rekeying = Rekeying(node)
 
     def table(self) -> dict[str, Answer]:
         """Method → what answers it."""
@@ -61,6 +64,8 @@ class Answers:
             "jobs.ls": self._jobs,
             "job.show": self._job,
             "stop": self._stop,
+            **self._governance.table(),
+            **self._rekeying.table(),
         }
 
     async def _version(self, _params: dict[str, Any], _emit: Emit) -> object:
@@ -111,7 +116,10 @@ class Answers:
                 "time_ms": head.time_ms,
                 "age_s": max(0, node.clock_ms() - head.time_ms) // 1000,
                 "trouble": node.follower.archive.trouble,
+                "waiting": node.wallet.waits_for,
             },
+            "rules": self._governance.standing(),
+            "key": self._rekeying.standing(),
         }
 
     def _lending(self) -> dict[str, Any]:
@@ -192,15 +200,9 @@ class Answers:
         transfer = Transfer(
             _account(params["to"]), params["amount"], hashlib.sha256(memo).digest() if memo else bytes(32)
         )
-        receipt = await submit(self._node.wallet, transfer, params["timeout_s"] or SEND_TIMEOUT_S, emit)
-        return {
-            "entry": receipt.entry.entry_id(self._node.network.network_id).hex(),
-            "height": receipt.header.height,
-            "index": receipt.index,
-            "to": params["to"],
-            "amount": params["amount"],
-            "receipt": receipt.encode(),
-        }
+        receipt = await submit(self._node.wallet, transfer, params["timeout_s"], emit)
+        fields = receipt_fields(receipt, self._node.network.network_id)
+        return {"to": params["to"], "amount": params["amount"], **fields}
 
     async def _head(self, _params: dict[str, Any], _emit: Emit) -> object:
         follower = self._node.follower

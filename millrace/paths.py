@@ -54,6 +54,16 @@ class Paths:
         return self.data / "node.key"
 
     @property
+    def account_key(self) -> Path:
+        """The key that spends for the account, 0600; there once the first one was replaced."""
+        return self.data / "account.key"
+
+    @property
+    def next_key(self) -> Path:
+        """The spending key of a replacement that the ledger has not confirmed yet."""
+        return self.data / "account.key.new"
+
+    @property
     def network(self) -> Path:
         """The network file that was joined."""
         return self.data / "network.toml"

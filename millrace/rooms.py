@@ -30,12 +30,12 @@ from millrace.books import Books
 from millrace.capacity import fuel_price, measure_machine, offered
 from millrace.core.messages import EARLY_FRAME_BYTES_MAX, FRAME_BYTES_MAX
 from millrace.journal import Journal, open_journal
+from millrace.keyring import load_keyring, settle_files
 from millrace.leases import Buyer
 from millrace.lending import Lending, Meter
 from millrace.purchase import Purchases
 from millrace.settle import Settler
 from millrace.work import LEASE_PROTOCOL, LeaseServer, Worker, WorkPolicy
-from p2p.identity import load_identity
 from p2p.mesh import Mesh, MeshConfig, open_mesh
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ async def open_node(
     config: NodeConfig, runner_wrap: Callable[[Runner], UnitRunner] | None
 ) -> AsyncIterator[Node]:
     """Open the rooms in the order in which they need each other; close them in the opposite one."""
-    key = load_identity(config.paths.key)
+    keyring = load_keyring(config.paths)
+    key = keyring.identity
     network = load_network(config.paths.network)
     async with AsyncExitStack() as rooms:
         journal = rooms.enter_context(open_journal(config.paths.journal))
@@ -120,6 +121,9 @@ async def open_node(
         node = _assemble(
             config, key, network, mesh=mesh, archive=archive, store=store, journal=journal, runner=runner
         )
+        for spending in keyring.keys:
+            node.wallet.hold(spending)
+        settle_files(config.paths, node.follower.state.key_of(key.account))
         node.lending_off = "" if config.share.lends else 'share.when is "never"'
         node.lending_off = sandbox_off or node.lending_off
         async with trio.open_nursery() as nursery:
@@ -207,7 +211,13 @@ async def _open_runner(config: NodeConfig, rooms: AsyncExitStack) -> tuple[Runne
         slots=max(1, capacity.slots),
         zygotes_max=max(4, capacity.slots),
         ceilings=replace(CEILINGS, memory_bytes=_unit_memory(capacity)),
-        secrets=(config.paths.key, config.paths.ledger, config.paths.journal),
+        secrets=(
+            config.paths.key,
+            config.paths.account_key,
+            config.paths.next_key,
+            config.paths.ledger,
+            config.paths.journal,
+        ),
     )
     try:
         return await rooms.enter_async_context(open_runner(runner_config)), ""

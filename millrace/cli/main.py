@@ -37,6 +37,8 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "balance": ("money", "The credit of this account, or another."),
     "send": ("money", "Pay credit to a peer."),
     "ledger": ("ledger", "The ledger: head, entries, audit, receipts."),
+    "limit": ("limit", "Credit lines that this node lends of its own."),
+    "decree": ("decree", "What a network's governors decide: limits, witnesses, fees."),
     "key": ("key", "This node's identity."),
     "set": ("configuration", "Change a setting."),
     "config": ("configuration", "Show and check the configuration."),
@@ -59,11 +61,26 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "receipt": "Receipts of this node's entries.",
         "verify": "Check a receipt offline, with the network file alone.",
     },
+    "limit": {
+        "ls": "The credit line, and what is lent of it to whom.",
+        "grant": "Let PEER use a part of this node's credit line.",
+        "revoke": "Take back a part that PEER does not use.",
+    },
+    "decree": {
+        "limit": "Draft: raise or lower a credit line.",
+        "rotate": "Draft: replace the committee of witnesses.",
+        "param": "Draft: change fees, slot time or version.",
+        "show": "What a decree says, and who approved it.",
+        "sign": "Approve a decree as a governor.",
+        "submit": "Have an approved decree take effect.",
+    },
     "key": {
         "create": "Make this node's key; prints its peer id.",
         "show": "The peer id of this node.",
         "backup": "This node's key as 24 words, for paper.",
         "restore": "Make the key again from its 24 words.",
+        "recovery": "Make a recovery key: words against loss and theft.",
+        "rotate": "Give the account a new spending key, by the recovery key.",
     },
     "config": {
         "show": "Every setting in force.",
@@ -81,7 +98,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
     },
 }
 # group → the verb that runs when none is named: `millrace peers` is `millrace peers ls`.
-DEFAULT_VERB: Final = {"peers": "ls", "offers": "ls", "jobs": "ls"}
+DEFAULT_VERB: Final = {"peers": "ls", "offers": "ls", "jobs": "ls", "limit": "ls"}
 
 
 class LazyGroup(click.Group):

@@ -41,7 +41,9 @@ def hand_over(session: Session, seed: bytes, heading: str, notes: Sequence[str],
     """
     words = words_from_seed(seed)
     if show:
-        session.answer({"words": list(words), "notes": list(notes)}, "\n".join((*notes, "", *words)))
+        session.answer(
+            {"event": "words", "words": list(words), "notes": list(notes)}, "\n".join((*notes, "", *words))
+        )
         return
     if session.json or session.no_input or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError(

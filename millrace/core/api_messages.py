@@ -14,6 +14,7 @@ from executor.core.limits import FUEL_MAX, MEMORY_BYTES_MAX, OUTPUT_BYTES_MAX, W
 from executor.core.module import MODULE_BYTES_MAX
 from executor.core.task import ARGS_BYTES_MAX, ARGS_MAX, COMMAND_ENTRY, STDIN_BYTES_MAX
 from ledger.core.encoding import WireError, pack, unpack
+from ledger.core.entries import ENTRY_BYTES_MAX
 
 __all__ = [
     "API_FRAME_BYTES_MAX",
@@ -48,6 +49,7 @@ METHOD_CHARS_MAX: Final = 40
 UNITS_MAX: Final = 10_000
 AMOUNT_MAX: Final = 1 << 48
 NAME_CHARS_MAX: Final = 200
+DECREE_CHARS_MAX: Final = 64 << 10
 COUNT_MAX: Final = 1_000
 SECONDS_MAX: Final = 7 * 24 * 3600
 REPLICAS_MAX: Final = 3
@@ -111,6 +113,25 @@ METHODS: Final[dict[str, Method]] = {
             "memo": Param(str, default="", low=0, high=NAME_CHARS_MAX),
             "timeout_s": _TIMEOUT,
         },
+        streams=True,
+    ),
+    "governance": Method({}),
+    "decree.submit": Method(
+        {"decree": Param(str, required=True, low=1, high=DECREE_CHARS_MAX), "timeout_s": _TIMEOUT},
+        streams=True,
+    ),
+    "limits": Method({}),
+    "limit.change": Method(
+        {
+            "beneficiary": Param(str, required=True, low=1, high=NAME_CHARS_MAX),
+            "delta": Param(int, required=True, low=-AMOUNT_MAX, high=AMOUNT_MAX),
+            "timeout_s": _TIMEOUT,
+        },
+        streams=True,
+    ),
+    "key": Method({}),
+    "key.rekey": Method(
+        {"entry": Param(bytes, required=True, low=1, high=ENTRY_BYTES_MAX), "timeout_s": _TIMEOUT},
         streams=True,
     ),
     "ledger.head": Method({}),
