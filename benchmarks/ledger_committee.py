@@ -51,7 +51,7 @@ LIMIT: Final = 10**9
 SAMPLE_S: Final = 0.25
 SAMPLE_SIGNATURES: Final = 20
 STOP_S: Final = 15.0
-PEERS: Final = 9
+PEERS: Final = 5
 """Peers of the load process: the follower's, and those through which the accounts speak."""
 
 

@@ -27,8 +27,9 @@ from ledger.core.keys import AccountId, SigningKey
 from ledger.core.requests import (
     ANSWER_BYTES_MAX,
     LEDGER,
+    SUBMITTED_ENTRIES_MAX,
     ServiceError,
-    Submit,
+    SubmitAll,
     decode_answer,
     encode_request,
 )
@@ -55,8 +56,6 @@ DRAIN_S: Final = 20.0
 VALID_MS: Final = 600_000
 AMOUNT: Final = 1
 BUSY_PAUSE_S: Final = 0.02
-IN_FLIGHT_PER_PEER: Final = 16
-"""What a ledger service lets one peer have open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +105,16 @@ class Load:
     """The accounts, their next sequence numbers, and who waits for which entry."""
 
     def __init__(
-        self, network: NetworkFile, accounts: int, copies: int, requests: list[Requests], follower: Follower
+        self, network: NetworkFile, accounts: int, copies: int, doors: list[Door], follower: Follower
     ) -> None:
-        self._genesis = network.genesis
         self._network_id = network.network_id
         self._keys = [client_key(number) for number in range(accounts)]
         self._seq = [0] * accounts
         self._signed: list[deque[Entry]] = [deque() for _ in range(accounts)]
         self._copies = copies
-        self._requests = requests
+        self._doors = doors
         self._follower = follower
         self._waiting: dict[tuple[AccountId, int], tuple[float, trio.Event]] = {}
-        self._turn = 0
         self.seen = Seen("")
 
     def sign(self, each: int) -> None:
@@ -167,65 +164,88 @@ class Load:
                 for number in range(phase.clients):
                     nursery.start_soon(self._client, number, began_s + phase.seconds)
             else:
-                nursery.start_soon(self._arrivals, phase, nursery)
+                nursery.start_soon(self._arrivals, phase)
         seen = self.seen
         seen.seconds = trio.current_time() - began_s
         with trio.move_on_after(DRAIN_S):
             for _, done in list(self._waiting.values()):
                 await done.wait()
         seen.lost = len(self._waiting)
+        seen.refused = sum(door.refused for door in self._doors)
         self._waiting.clear()
         self.seen = Seen("")
         return seen
 
     async def _client(self, number: int, until_s: float) -> None:
         while trio.current_time() < until_s and self._signed[number]:
-            done = await self._submit(number, trio.current_time())
-            if done is not None:
-                with trio.move_on_at(until_s):
-                    await done.wait()
+            done = self._submit(number, trio.current_time())
+            with trio.move_on_at(until_s):
+                await done.wait()
 
-    async def _arrivals(self, phase: Phase, nursery: trio.Nursery) -> None:
+    async def _arrivals(self, phase: Phase) -> None:
         """Open loop: entries come when they come, however long earlier ones wait."""
         began_s = trio.current_time()
         for index in range(int(phase.rate * phase.seconds)):
             due_s = began_s + index / phase.rate
             await trio.sleep_until(due_s)
-            nursery.start_soon(self._submit, index % len(self._keys), due_s)
+            self._submit(index % len(self._keys), due_s)
 
-    async def _submit(self, number: int, due_s: float) -> trio.Event | None:
-        """Hand the account's next entry to `copies` witnesses; who waits for it hears by the event."""
-        if not self._signed[number]:
-            return None
+    def _submit(self, number: int, due_s: float) -> trio.Event:
+        """Hand the account's next entry to `copies` witnesses; the event says that it is final."""
         entry = self._signed[number].popleft()
         done = trio.Event()
         self._waiting[entry.account, entry.seq] = (due_s, done)
         self.seen.sent += 1
-        witnesses = self._genesis.witnesses
-        self._turn += 1
-        async with trio.open_nursery() as nursery:
-            for copy in range(self._copies):
-                nursery.start_soon(self._send, witnesses[(self._turn + copy) % len(witnesses)], entry, done)
+        # An account speaks to the same witnesses through the same peer, so that its entries arrive in their order.
+        for copy in range(self._copies):
+            self._doors[(number + copy) % len(self._doors)].put(entry)
         return done
 
-    async def _send(self, witness: AccountId, entry: Entry, done: trio.Event) -> None:
-        body = encode_request(Submit(entry.encode()))
-        requests = self._requests[self._turn % len(self._requests)]
-        while not done.is_set():
-            try:
-                answer = await requests.request(
-                    witness, LEDGER, body, ANSWER_S, body_bytes_max=ANSWER_BYTES_MAX
-                )
-                fields = decode_answer(answer)
-            except (ConnectionError, TimeoutError, WireError, ServiceError):
-                await trio.sleep(BUSY_PAUSE_S)
-                continue
-            if answer_field(fields, "status", str) == "refused":
-                if fields["reason"] in {"busy", "sequence_gap"}:
-                    await trio.sleep(BUSY_PAUSE_S)
-                    continue
-                self.seen.refused += 1
+
+class Door:
+    """One peer's way to one witness: what comes while a request is open goes together with the next one."""
+
+    def __init__(self, requests: Requests, witness: AccountId) -> None:
+        self._requests = requests
+        self._witness = witness
+        self._entries: deque[Entry] = deque()
+        self._filled = trio.Event()
+        self.refused = 0
+
+    def put(self, entry: Entry) -> None:
+        """Send this entry as soon as may be."""
+        self._entries.append(entry)
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Send what is put, until cancelled; entries that meet a full witness are sent again."""
+        while True:
+            await self._filled.wait()
+            self._filled = trio.Event()
+            while self._entries:
+                count = min(len(self._entries), SUBMITTED_ENTRIES_MAX)
+                await self._send([self._entries.popleft() for _ in range(count)])
+
+    async def _send(self, entries: list[Entry]) -> None:
+        body = encode_request(SubmitAll(tuple(entry.encode() for entry in entries)))
+        try:
+            answer = await self._requests.request(
+                self._witness, LEDGER, body, ANSWER_S, body_bytes_max=ANSWER_BYTES_MAX
+            )
+            results = answer_field(decode_answer(answer), "results", list)
+        except (ConnectionError, TimeoutError, WireError, ServiceError):
+            self._entries.extendleft(reversed(entries))
+            await trio.sleep(BUSY_PAUSE_S)
             return
+        again = []
+        for entry, result in zip(entries, results, strict=True):
+            if result["status"] == "refused" and result["reason"] in {"busy", "sequence_gap"}:
+                again.append(entry)
+            else:
+                self.refused += result["status"] == "refused"
+        if again:
+            self._entries.extendleft(reversed(again))
+            await trio.sleep(BUSY_PAUSE_S)
 
 
 def _phases(document: dict[str, Any]) -> Iterator[Phase]:
@@ -251,9 +271,13 @@ async def _run(document: dict[str, Any]) -> None:
 
         with open_store(root / "follower.db", network.genesis) as store:
             follower = Follower(network.genesis, store, lambda: network.genesis.witnesses, request)
-            load = Load(network, document["accounts"], document["copies"], requests[1:], follower)
+            witnesses = network.genesis.witnesses
+            doors = [Door(each, witness) for each in requests[1:] for witness in witnesses]
+            load = Load(network, document["accounts"], document["copies"], doors, follower)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(follower.run)
+                for door in doors:
+                    nursery.start_soon(door.run)
                 nursery.start_soon(load.watch)
                 for phase in _phases(document):
                     load.sign(document["signed_each"])

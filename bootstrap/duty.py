@@ -69,11 +69,15 @@ class Duty:
         if self._witness is not None:
             self._witness.receive(sender, message)
 
-    async def submit(self, entry: Entry) -> Refusal | None:
-        """Ask for `entry` to be ordered: None if it waits for a block now, else why not."""
+    async def submit_all(self, entries: Sequence[Entry]) -> list[Refusal | None]:
+        """Ask for entries to be ordered: for each None if it waits for a block now, else why not."""
         if self._witness is None:
-            return Refusal(Reason.BUSY, "this node is no witness")
-        return await self._witness.submit(entry)
+            return [Refusal(Reason.BUSY, "this node is no witness")] * len(entries)
+        return await self._witness.submit_all(entries)
+
+    def waiting(self, account: AccountId, count_max: int) -> Sequence[Entry]:
+        """Entries of `account` that wait here for a block, in order of sequence."""
+        return () if self._witness is None else self._witness.waiting(account, count_max)
 
     async def run(self) -> None:
         """Order or follow, epoch after epoch."""

@@ -23,6 +23,7 @@ from ledger.core.requests import (
     LockOf,
     ReceiptOf,
     Submit,
+    SubmitAll,
     decode_request,
     encode_answer,
     encode_error,
@@ -57,7 +58,7 @@ class LedgerService:
     def __init__(
         self,
         archive: Archive,
-        submit: Callable[[Entry], Awaitable[Refusal | None]] | None = None,
+        submit: Callable[[Sequence[Entry]], Awaitable[Sequence[Refusal | None]]] | None = None,
         waiting: Callable[[AccountId, int], Sequence[Entry]] | None = None,
     ) -> None:
         self._archive = archive
@@ -87,7 +88,9 @@ class LedgerService:
     async def _answer(self, peer: AccountId, request: LedgerRequest) -> dict[str, Any]:
         match request:
             case Submit(data):
-                return await self._take(decode_entry(data))
+                return (await self._take([decode_entry(data)]))[0]
+            case SubmitAll(listed):
+                return {"results": await self._take([decode_entry(data) for data in listed])}
             case Head():
                 return self._head()
             case BlocksFrom():
@@ -113,15 +116,12 @@ class LedgerService:
             case EvidenceAfter(after):
                 return self._evidence(after)
 
-    async def _take(self, entry: Entry) -> dict[str, Any]:
+    async def _take(self, entries: list[Entry]) -> list[dict[str, Any]]:
         if self._submit is None:
-            return {"status": "refused", "reason": Reason.BUSY, "detail": "this node is no witness"}
-        refusal = await self._submit(entry)
-        if refusal is None:
-            return {"status": "waiting"}
-        if refusal.reason is Reason.REPEAT:
-            return {"status": "final"}
-        return {"status": "refused", "reason": refusal.reason, "detail": refusal.detail}
+            return [{"status": "refused", "reason": Reason.BUSY, "detail": "this node is no witness"}] * len(
+                entries
+            )
+        return [_judgement(refusal) for refusal in await self._submit(entries)]
 
     def _head(self) -> dict[str, Any]:
         tip = self._archive.chain.tip
@@ -199,3 +199,11 @@ class LedgerService:
             "status": lock.status.value,
             "paid": lock.paid,
         }
+
+
+def _judgement(refusal: Refusal | None) -> dict[str, Any]:
+    if refusal is None:
+        return {"status": "waiting"}
+    if refusal.reason is Reason.REPEAT:
+        return {"status": "final"}
+    return {"status": "refused", "reason": refusal.reason, "detail": refusal.detail}

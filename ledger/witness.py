@@ -37,7 +37,7 @@ from ledger.store import Batch
 from ledger.sync import Untrustworthy, pull_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ledger.archive import Archive
     from ledger.core.entries import Entry
@@ -155,13 +155,26 @@ class Witness:
 
     async def submit(self, entry: Entry) -> Refusal | None:
         """Ask for `entry` to be ordered: None if it waits for a block now, else why not."""
-        if self.archive.trouble or len(self._submissions) >= SUBMISSIONS_MAX:
-            return Refusal(Reason.BUSY, self.archive.trouble or "too many entries are being submitted")
+        return (await self.submit_all((entry,)))[0]
+
+    async def submit_all(self, entries: Sequence[Entry]) -> list[Refusal | None]:
+        """`submit` for each, at once and in this order."""
+        asked = [self._ask(entry) for entry in entries]
+        for submission in asked:
+            if not submission.done.is_set():
+                await submission.done.wait()
+        return [submission.refusal for submission in asked]
+
+    def _ask(self, entry: Entry) -> _Submission:
         submission = _Submission(entry)
-        self._submissions.append(submission)
-        self._work.set()
-        await submission.done.wait()
-        return submission.refusal
+        if self.archive.trouble or len(self._submissions) >= SUBMISSIONS_MAX:
+            why = self.archive.trouble or "too many entries are being submitted"
+            submission.refusal = Refusal(Reason.BUSY, why)
+            submission.done.set()
+        else:
+            self._submissions.append(submission)
+            self._work.set()
+        return submission
 
     def waiting(self, account: AccountId, count_max: int) -> tuple[Entry, ...]:
         """Entries of `account` that wait here for a block, in order of sequence."""

@@ -26,6 +26,7 @@ __all__ = [
     "HANDOVERS_PER_ANSWER_MAX",
     "LEDGER",
     "REQUEST_BYTES_MAX",
+    "SUBMITTED_ENTRIES_MAX",
     "WAITING_TOLD_MAX",
     "WAIT_MS_MAX",
     "AccountOf",
@@ -39,6 +40,7 @@ __all__ = [
     "ReceiptOf",
     "ServiceError",
     "Submit",
+    "SubmitAll",
     "decode_answer",
     "decode_request",
     "encode_answer",
@@ -49,8 +51,10 @@ __all__ = [
 
 LEDGER: Final = "ledger"
 """The protocol's name: /millrace/<network>/ledger/1."""
-REQUEST_BYTES_MAX: Final = 4096
-"""The longest entry is 3,204 bytes."""
+SUBMITTED_ENTRIES_MAX: Final = 64
+SUBMITTED_BYTES_MAX: Final = 15 << 10
+"""Entries of one `submit_all` together: as many transfers as a request may name, a few of the longest."""
+REQUEST_BYTES_MAX: Final = 16 << 10
 BLOCKS_PER_ANSWER_MAX: Final = 64
 BLOCKS_BYTES_MAX: Final = 256 << 10
 """Blocks of one answer: about 1,200 entries, a tenth of a second of signature checks. One block may be larger."""
@@ -79,6 +83,13 @@ class Submit:
     """Order this entry. Answer: status `waiting`, `final`, or `refused` with reason and detail."""
 
     entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitAll:
+    """Order these entries, in this order. Answer: results, for each what `submit` answers."""
+
+    entries: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,7 @@ class EvidenceAfter:
 
 LedgerRequest: TypeAlias = (
     Submit
+    | SubmitAll
     | Head
     | BlocksFrom
     | AccountOf
@@ -218,8 +230,18 @@ def _bytes(fields: dict[str, Any], name: str, least: int, most: int) -> bytes:
     return value
 
 
+def _entries(fields: dict[str, Any]) -> tuple[bytes, ...]:
+    listed = field(fields, "entries", list)
+    if not 1 <= len(listed) <= SUBMITTED_ENTRIES_MAX or not all(type(item) is bytes for item in listed):
+        raise WireError(f"field 'entries' is not 1 to {SUBMITTED_ENTRIES_MAX} entries as bytes")
+    if sum(map(len, listed)) > SUBMITTED_BYTES_MAX:
+        raise WireError(f"field 'entries' has more than {SUBMITTED_BYTES_MAX} bytes")
+    return tuple(listed)
+
+
 _OPERATIONS: Final[dict[type, str]] = {
     Submit: "submit",
+    SubmitAll: "submit_all",
     Head: "head",
     BlocksFrom: "blocks",
     AccountOf: "account",
@@ -231,6 +253,7 @@ _OPERATIONS: Final[dict[type, str]] = {
 }
 _READERS: Final[dict[str, Callable[[dict[str, Any]], LedgerRequest]]] = {
     "submit": lambda fields: Submit(_bytes(fields, "entry", 1, ENTRY_BYTES_MAX)),
+    "submit_all": lambda fields: SubmitAll(_entries(fields)),
     "head": lambda _fields: Head(),
     "blocks": lambda fields: BlocksFrom(
         _number(fields, "height", 1, _HEIGHT_MAX),

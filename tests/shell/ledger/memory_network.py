@@ -95,7 +95,7 @@ class MemoryNetwork:
             witness = Witness(me, archive, Links(), self.request, self.clock_ms)
             with trio.CancelScope() as scope:
                 self.nodes[me.account] = _Node(
-                    witness, LedgerService(archive, witness.submit, witness.waiting), scope
+                    witness, LedgerService(archive, witness.submit_all, witness.waiting), scope
                 )
                 task_status.started()
                 await witness.run()

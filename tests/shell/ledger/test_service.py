@@ -27,17 +27,18 @@ from ledger.core.requests import (
     ReceiptOf,
     ServiceError,
     Submit,
+    SubmitAll,
     decode_answer,
     encode_request,
 )
-from ledger.core.state import Reason
+from ledger.core.state import Reason, Refusal
 from ledger.proofs import certified_header
 from ledger.service import IN_FLIGHT_PER_PEER_MAX, POLLS_MAX, POLLS_PER_PEER_MAX, LedgerService
 from ledger.store import Batch, open_store
 from tests.core.ledger_ordering.machines import KEYS, PAYEE, PAYER, Machine, entry, genesis
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ledger.core.entries import Entry
@@ -67,6 +68,12 @@ HOSTILE = [
     pack({"op": "submit"}),
     pack({"op": "submit", "entry": b""}),
     pack({"op": "submit", "entry": b"\1" * 200}),
+    pack({"op": "submit_all"}),
+    pack({"op": "submit_all", "entries": []}),
+    pack({"op": "submit_all", "entries": ["text"]}),
+    pack({"op": "submit_all", "entries": [b"\1" * 200]}),
+    pack({"op": "submit_all", "entries": [b"\1"] * 65}),
+    pack({"op": "submit_all", "entries": [b"\1" * 3204] * 5}),
     pack({"op": "blocks", "height": 0, "count": 1, "wait_ms": 0}),
     pack({"op": "blocks", "height": 1 << 63, "count": 1, "wait_ms": 0}),
     pack({"op": "blocks", "height": True, "count": 1, "wait_ms": 0}),
@@ -75,7 +82,7 @@ HOSTILE = [
     pack({"op": "account", "account": b"x" * 31}),
     pack({"op": "lock", "lock_id": "text"}),
     pack({"op": "receipt", "entry_id": b"x" * 33}),
-    pack({"op": "head", "pad": b"x" * 5000}),
+    pack({"op": "head", "pad": b"x" * 17_000}),
     pack({"op": "handovers", "epoch": 0, "count": 17}),
     pack({"op": "handovers", "epoch": 1 << 32, "count": 1}),
     pack({"op": "consistency", "old_size": 1}),
@@ -181,9 +188,34 @@ async def test_a_long_poll_ends_with_the_block_or_the_time(archive: Archive, aut
     assert answers[0]["blocks"] == [machine.final[2].encode()]
 
 
+async def test_many_entries_are_judged_one_by_one(archive: Archive) -> None:
+    asked: list[list[Entry]] = []
+
+    async def judge(entries: Sequence[Entry]) -> list[Refusal | None]:
+        asked.append(list(entries))
+        return [None, Refusal(Reason.REPEAT, "there"), Refusal(Reason.BUSY, "no room")]
+
+    entries = [entry(ONE, seq=seq) for seq in (1, 2, 3)]
+    request = encode_request(SubmitAll(tuple(each.encode() for each in entries)))
+    answer = decode_answer(await LedgerService(archive, judge).answer(PEER, request))
+    assert asked == [entries]
+    assert answer["results"] == [
+        {"status": "waiting"},
+        {"status": "final"},
+        {"status": "refused", "reason": "busy", "detail": "no room"},
+    ]
+    with_garbage = encode_request(SubmitAll((entries[0].encode(), b"\1" * 200)))
+    with pytest.raises(ServiceError, match="bad_request"):
+        decode_answer(await LedgerService(archive, judge).answer(PEER, with_garbage))
+    assert len(asked) == 1
+    refused = decode_answer(await LedgerService(archive).answer(PEER, request))["results"]
+    assert [each["reason"] for each in refused] == ["busy"] * 3
+
+
 async def test_one_peer_cannot_hold_all_requests(archive: Archive, autojump_clock: object) -> None:
-    async def never(_entry: Entry) -> None:
+    async def never(entries: Sequence[Entry]) -> list[None]:
         await trio.sleep(20)
+        return [None] * len(entries)
 
     service = LedgerService(archive, never)
     request = encode_request(Submit(entry(ONE, seq=1).encode()))
