@@ -16,59 +16,18 @@ from ledger.core.state import (
     InvariantError,
     LedgerState,
     LockStatus,
-    Moment,
     Reason,
-    Refusal,
 )
 from tests.core.ledger.ledger_forge import (
     ALICE,
     BOB,
     CAROL,
-    CREATED_MS,
     DAVE,
     LIMIT,
     WITNESSES,
-    Forge,
     genesis,
 )
-
-NOW_MS = CREATED_MS + 10_000
-EXPIRY_MS = NOW_MS + 5_000
-LEADER = WITNESSES[1].account
-
-
-def at(time_ms: int) -> Moment:
-    return Moment(1, time_ms, LEADER)
-
-
-class Ledger(Forge):
-    """A forge whose entries are applied one by one."""
-
-    def do(self, entry: Entry, at_ms: int = NOW_MS) -> Effect:
-        effect = self.state.apply(entry, at(at_ms))
-        assert isinstance(effect, Effect), effect
-        assert not self.state.totals().balance + self.state.totals().locked
-        self.state.assert_invariants()
-        return effect
-
-    def refused(self, entry: Entry, reason: Reason, at_ms: int = NOW_MS) -> None:
-        before = self.state.snapshot()
-        checked = self.state.check(entry, at(at_ms))
-        refusal = self.state.apply(entry, at(at_ms))
-        assert isinstance(refusal, Refusal)
-        assert refusal == checked
-        assert refusal.reason is reason
-        assert refusal.detail
-        assert self.state.snapshot() == before
-        self.state.assert_invariants()
-
-    def open_lock(self, amount: int = 500, expiry_ms: int = EXPIRY_MS) -> bytes:
-        entry = self.sign(ALICE, Lock(CAROL.account, amount, expiry_ms))
-        self.do(entry)
-        return self.entry_id(entry)
-
-    def balance(self, who: object) -> int:
-        return self.state.account(who.account).balance  # type: ignore[attr-defined]
+from tests.core.ledger.state_ledger import EXPIRY_MS, LEADER, NOW_MS, Ledger, at
 
 
 @pytest.fixture
