@@ -142,6 +142,7 @@ def _take_charter(genesis: Genesis, reader: Reader) -> Charter:
     params = Params(*_PARAMS.unpack(reader.take(_PARAMS.size)))
     pending = None
     flag = reader.uint(1)
+    check_range(flag, 0, 1, "snapshot: pending")
     if flag:
         pending = Pending(reader.uint(8), Params(*_PARAMS.unpack(reader.take(_PARAMS.size))))
         check_range(pending.from_height, 1, TIME_MS_MAX, "snapshot: from_height")
@@ -149,7 +150,6 @@ def _take_charter(genesis: Genesis, reader: Reader) -> Charter:
     witnesses = tuple(AccountId(reader.take(ACCOUNT_BYTES)) for _ in range(reader.uint(1)))
     for account in witnesses:
         check_account(account, "snapshot: a witness")
-    check_range(flag, 0, 1, "snapshot: pending")
     check_range(decrees, 0, SEQUENCE_MAX, "snapshot: decrees")
     check_range(epoch, 0, decrees, "snapshot: epoch")
     committee = Committee(genesis.network_id, epoch, witnesses)
