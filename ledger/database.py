@@ -104,13 +104,18 @@ def check(what: str, found: object, *parts: object) -> None:
 class Database:
     """One SQLite file: a connection that writes, under a lock, and one that reads and never waits for it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open `path`, created if it is not there; `StoreError` if that fails."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open `path`, created if it is not there; `StoreError` if that fails.
+
+        With `read_only` it must be there, may be in use, and neither it nor its folder is changed.
+        """
         self.path = path
+        self._read_only = read_only
         self.write_lock = threading.RLock()
         """Held over a transaction, and over what must be seen to change with it."""
         with self.translated():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
             self.writer = self._connect()
             try:
                 self._reader = self._connect()
@@ -200,11 +205,16 @@ class Database:
 
     def _connect(self) -> Connection:
         connection = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_MS / 1000
+            self._read_only_uri() if self._read_only else self.path,
+            uri=self._read_only,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_TIMEOUT_MS / 1000,
         )
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            if not self._read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES_MAX}")
@@ -212,6 +222,11 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def _read_only_uri(self) -> str:
+        """Without a write-ahead file nobody has the database open: then SQLite need not make one beside it."""
+        in_use = self.path.with_name(self.path.name + "-wal").exists()
+        return f"{self.path.absolute().as_uri()}?mode=ro{'' if in_use else '&immutable=1'}"
 
 
 class CommitMark:

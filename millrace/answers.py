@@ -281,35 +281,7 @@ class Answers:
         return {"entry": params["entry"], "receipt": receipt.encode()}
 
     async def _audit(self, _params: dict[str, Any], emit: Emit) -> object:
-        report = await self._node.books.audit(emit)
-        violation = report.violation
-        return {
-            "ok": report.ok,
-            "violation": None
-            if violation is None
-            else {
-                "rule": violation.rule.name.lower(),
-                "detail": violation.detail,
-                "height": violation.height,
-            },
-            "blocks": report.blocks,
-            "entries": report.entries,
-            "kinds": dict(report.kinds),
-            "accounts": len(report.balances),
-            "balances_sum": sum(report.balances.values()),
-            "locks_open": report.locks_open,
-            "locked": report.locked,
-            "paid": report.paid,
-            "refunded": report.refunded,
-            "fees": report.fees,
-            "tree_size": report.tree_size,
-            "log_root": report.log_root.hex(),
-            "head_hash": report.head_hash.hex(),
-            "balances": [
-                {"account": peer_id(account), "balance": balance}
-                for account, balance in sorted(report.balances.items())[:1_000]
-            ],
-        }
+        return await self._node.books.audit(emit)
 
     async def _jobs(self, params: dict[str, Any], _emit: Emit) -> object:
         return {"jobs": [_job_fields(job) for job in self._node.journal.jobs(params["count"])]}

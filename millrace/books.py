@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ledger.core.audit import audit
+import ledger
 from ledger.core.keys import peer_id
 from ledger.core.state import LockStatus
 from millrace.core.statement import Statement
+from millrace.errors import NetworkTrouble
 
 if TYPE_CHECKING:
-    from ledger.core.audit import AuditReport
+    from collections.abc import AsyncIterator
+
     from ledger.core.keys import AccountId
     from ledger.core.receipt import Receipt
     from ledger.sync import Follower
@@ -20,9 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Books"]
 
-AUDIT_EVERY_BLOCKS: Final = 200
-"""How many blocks an audit replays between two of its progress events."""
-AUDIT_EVENTS_MAX: Final = 64
+_CODE: Final = Path(ledger.__file__).resolve().parents[1]
+"""An audit runs this very code, whatever the working directory holds."""
 
 
 class Books:
@@ -33,6 +39,7 @@ class Books:
         self._follower = follower
         self._statement = Statement(account, follower.genesis.network_id)
         self._turn = trio.Lock()
+        self._audit_turn = trio.Lock()
 
     async def statement(self) -> Statement:
         """The account's statement now."""
@@ -67,27 +74,40 @@ class Books:
         lock = self._follower.state.lock(lock_id)
         return lock.paid if lock is not None and lock.status is LockStatus.CLOSED else None
 
-    async def audit(self, emit: Emit) -> AuditReport:
-        """Replay the whole ledger from genesis, in a thread, sharing nothing with this node's own state."""
-        total = self._follower.head.height
-        send, receive = trio.open_memory_channel[dict[str, Any]](AUDIT_EVENTS_MAX)
-        reports: list[AuditReport] = []
+    async def audit(self, emit: Emit) -> dict[str, Any]:
+        """Replay the whole ledger from its beginning, sharing nothing with this node's own state (SPEC.md §7.2).
 
-        def progress(blocks: int, entries: int) -> None:
-            if blocks % AUDIT_EVERY_BLOCKS == 0 or blocks == total:
-                event = {"event": "progress", "done": blocks, "total": total, "entries": entries}
-                # Blocks the auditing thread while the client reads slowly; ends it when the client has gone.
-                trio.from_thread.run(send.send, event)
+        In a process of its own, on all cores, one at a time: the node goes on meanwhile, and whoever asks and hangs
+        up ends it. Emits progress; the answer is `report_fields`. `NetworkTrouble` if there is no report.
+        """
+        command = [sys.executable, "-m", "ledger.auditing", str(self._follower.archive.store.path.absolute())]
+        begin = functools.partial(
+            trio.run_process,
+            command,
+            stdin=self._follower.genesis.encode(),
+            stdout=subprocess.PIPE,
+            check=False,
+            cwd=_CODE,
+            start_new_session=True,
+        )
+        async with self._audit_turn, trio.open_nursery() as nursery:
+            process = await nursery.start(begin)
+            why = "its process ended early; the node's log says more"
+            async for event in _lines(process.stdout):
+                if event["event"] == "report":
+                    del event["event"]
+                    return event
+                if event["event"] == "error":
+                    why = event["why"]
+                else:
+                    await emit(event)
+        raise NetworkTrouble("the ledger was not audited", why, "see `millrace ledger head`, then ask again")
 
-        def replay() -> None:
-            reports.append(audit(self._follower.genesis, self._follower.blocks(1, total), progress))
 
-        async def work() -> None:
-            with send:
-                await trio.to_thread.run_sync(replay)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(work)
-            async for event in receive:
-                await emit(event)
-        return reports[0]
+async def _lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[dict[str, Any]]:
+    """What the auditing process says, one JSON value a line."""
+    rest = b""
+    async for data in stream:
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield json.loads(line)
