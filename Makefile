@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` and `make test`. Each sets everything up by itself on a fresh machine.
-.PHONY: demo test check lint types setup guests simulate bench bench-ledger clean
+.PHONY: demo test check lint types setup guests simulate durability bench bench-ledger clean
 PYTHONPATH :=
 export PYTHONPATH
 
@@ -26,6 +26,9 @@ guests: ## rebuild the demo's WebAssembly modules and compare them with the comm
 
 simulate: setup ## SEEDS=2000: the ordering protocol under seeded faults
 	@.venv/bin/python -m tests.simulation.ledger.simplex_simulation --seeds $(or $(SEEDS),2000)
+
+durability: setup ## the ledger file under every crash, failing disk, cut and flipped bit (minutes; samples are in `make test`)
+	@DURABILITY=1 .venv/bin/python -m pytest tests/shell/ledger/test_durability.py $(ARGS)
 
 bench: setup ## what an entry and a unit cost, beside the bare parts in the same run (short)
 	@.venv/bin/python -m benchmarks.ledger --short

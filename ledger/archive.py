@@ -6,6 +6,7 @@ others (`height`, `wait_beyond`, blocks, receipts) speaks of what is durable.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ import trio
 
 from ledger.core.block import FinalBlock
 from ledger.core.merkle import TILE_LEAVES
+from ledger.opening import load_chain
 from ledger.proofs import receipt_of
 from ledger.store import Batch, Store, StoreError
 
@@ -27,8 +29,17 @@ __all__ = ["RETRY_S", "Archive"]
 
 RETRY_S: Final = 2.0
 """How long a disk that refuses is left alone before the same batch is tried again."""
+SNAPSHOT_WEIGHT_BYTES_MIN: Final = 4 << 20
+"""A snapshot is written when the blocks since the last one weigh this much, and as much as it does: so what is written
+at most doubles, and a start judges no more blocks again than weigh as much as the state. For one that others can
+begin at, of every 1,000th height, the second is enough."""
+BLOCK_BYTES: Final = 500
+"""What a block weighs on disk besides its entries: header, certificate, a row and its index."""
 BLOCKS_PER_READ: Final = 64
 READ_BYTES_MAX: Final = 1 << 20
+
+
+_log = logging.getLogger(__name__)
 
 
 class Archive:
@@ -38,13 +49,15 @@ class Archive:
         """`in_thread` False writes in the caller's task: for tests on a mock clock, which cannot see threads."""
         self.store = store
         self.genesis: Genesis = store.genesis
-        self.chain: Chain = store.load_chain()
+        self.chain: Chain = load_chain(store)
+        self.chain.keeps_snapshots = True
         self.chain.log.forget_leaves(store.tree_size, store.leaf_hashes)
         self.height = self.chain.tip.height
         self.trouble = ""
         """Why nothing can be written at present; empty when all is well."""
         self._grown = trio.Event()
         self._in_thread = in_thread
+        self._weight = self._certified_weight = 0
         self._turn = trio.CapacityLimiter(1)
 
     async def write(self, batch: Batch) -> None:
@@ -68,10 +81,41 @@ class Archive:
             self.trouble = ""
             break
         if batch.blocks:
+            weight = sum(map(_weight, batch.blocks))
+            self._weight += weight
+            self._certified_weight += weight
             self.height = batch.blocks[-1].header.height
             self.chain.log.forget_leaves(self.store.tree_size, self.store.leaf_hashes)
             self._grown.set()
             self._grown = trio.Event()
+            await self._keep_snapshot()
+
+    async def _keep_snapshot(self) -> None:
+        """Write the state for the next start, and for others to begin at, if that is due.
+
+        Whoever feeds the chain awaits this, so the state stands still while a thread encodes it.
+        """
+        certified, self.chain.certified = self.chain.certified, None
+        snapshots = self.store.snapshots()
+        newest = max((found.size for found in snapshots[:1]), default=0)
+        has_certified = any(found.certified for found in snapshots)
+        if certified is not None and (not has_certified or self._certified_weight >= len(certified[1])):
+            self._certified_weight = self._weight = 0
+        elif self._weight >= max(SNAPSHOT_WEIGHT_BYTES_MIN, newest):
+            certified, self._weight = None, 0
+        else:
+            return
+        try:
+            if self._in_thread:
+                await trio.to_thread.run_sync(self._write_snapshot, certified, limiter=self._turn)
+            else:
+                self._write_snapshot(certified)
+        except StoreError as error:
+            _log.warning("ledger: no snapshot was written, the next start will take longer: %s", error)
+
+    def _write_snapshot(self, certified: tuple[int, bytes] | None) -> None:
+        height, data = certified or (self.chain.tip.height, self.chain.state.snapshot())
+        self.store.save_snapshot(height, data, certified=certified is not None)
 
     def _new_tiles(self, batch: Batch) -> tuple[tuple[int, bytes], ...]:
         """The roots of the log's tiles that `batch` completes, and of those that an earlier one left out."""
@@ -92,6 +136,7 @@ class Archive:
 
     def blocks(self, from_height: int = 1, count: int | None = None) -> Iterator[FinalBlock]:
         """Final blocks from a height on, `count` of them or all, read as they are asked for."""
+        from_height = max(from_height, self.store.first_height)
         at, left = from_height, self.height - from_height + 1 if count is None else count
         while left > 0:
             page = self.store.blocks(at, min(left, BLOCKS_PER_READ), READ_BYTES_MAX)
@@ -100,3 +145,8 @@ class Archive:
             for data in page:
                 yield FinalBlock.decode(data)
             at, left = at + len(page), left - len(page)
+
+
+def _weight(block: FinalBlock) -> int:
+    """About what the block weighs on disk, without encoding it again."""
+    return BLOCK_BYTES + sum([len(entry.encoded) for entry in block.entries])

@@ -155,6 +155,11 @@ class Blocks:
             connection.execute("INSERT INTO tiles VALUES (?, ?, ?)", (tile, root, made))
             self._fresh_tiles += 1
 
+    def drop_tiles(self, connection: Connection) -> None:
+        """Forget the stored tree of the log: whoever has the log writes it again."""
+        connection.execute("DELETE FROM tiles")
+        self._fresh_tiles = self.head.base_size // TILE_LEAVES - self.tiles
+
     def commit(self, head: Head) -> None:
         """The transaction is durable, and `head` with it."""
         self.head = head

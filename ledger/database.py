@@ -73,7 +73,11 @@ class StoreFullError(StoreError):
 
 
 class StoreCorruptError(StoreError):
-    """The file holds something that this program did not write, or lacks what it wrote."""
+    """The file holds something that this program did not write, or lacks what it wrote: `what`, in a few words."""
+
+    def __init__(self, text: str, what: str = "") -> None:
+        super().__init__(text)
+        self.what = what or text
 
 
 class WrongNetworkError(StoreError):
@@ -184,7 +188,8 @@ class Database:
         return StoreCorruptError(
             f"{self.path} is damaged: {what}. Stop the node and move the file away, with those beside it that begin "
             "with its name; the node then fetches the ledger from the witnesses again. Entries in it that were signed "
-            "and not sent are lost unless a backup has them; a witness starts again under a new key"
+            "and not sent are lost unless a backup has them; a witness starts again under a new key",
+            what,
         )
 
     def _translate(self, error: sqlite3.Error) -> StoreError:
@@ -244,15 +249,23 @@ class CommitMark:
 
     def read(self) -> int:
         """The number noted, or 0 if there is none, it is another store's, or it is damaged itself."""
+        store_id, number = self._noted()
+        return number if store_id == self._store_id else 0
+
+    def is_there(self) -> bool:
+        """Whether any store noted a number here."""
+        return self._noted()[1] > 0
+
+    def _noted(self) -> tuple[bytes, int]:
         try:
             data = self.path.read_bytes()
         except OSError:
-            return 0
+            return b"", 0
         record = data[: _MARK.size]
         if len(data) != _MARK.size + CHECKSUM_BYTES or data[_MARK.size :] != checksum(b"mark", record):
-            return 0
+            return b"", 0
         store_id, number = _MARK.unpack(record)
-        return int(number) if store_id == self._store_id else 0
+        return store_id, number
 
     def write(self, number: int) -> None:
         """Note that `number` is durable. A disk that refuses is no error: the mark only lags."""

@@ -46,6 +46,8 @@ class Drawer(IntEnum):
     """Entries signed here whose fate is known; account, sequence number, id."""
     NOTES = 7
     """Single facts, such as what the light client keeps; a name."""
+    SNAPSHOTS = 8
+    """Which snapshots there are; height, size, whether a header certifies it."""
 
 
 _ROW: Final = "SELECT value, checksum FROM drawers WHERE drawer = ? AND key = ?"

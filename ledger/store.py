@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from ledger.blocks import SCHEMA as BLOCKS_SCHEMA
 from ledger.blocks import Blocks, Head, Place
-from ledger.core.chain import BadBlock, Chain
+from ledger.core.merkle import NODE_BYTES, Peaks
 from ledger.database import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -34,6 +34,8 @@ from ledger.drawers import SCHEMA as DRAWERS_SCHEMA
 from ledger.drawers import Drawer, Drawers
 from ledger.own_votes import OwnVotes
 from ledger.signed import SignedEntries, SignedEntry
+from ledger.snapshots import SCHEMA as SNAPSHOTS_SCHEMA
+from ledger.snapshots import SnapshotInfo, Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +69,11 @@ _SCHEMA: Final = f"""
 CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), data BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
 {BLOCKS_SCHEMA}
 {DRAWERS_SCHEMA}
+{SNAPSHOTS_SCHEMA}
 """
+
+
+_BASE: Final = b"base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +115,18 @@ class Store:
     def __init__(self, path: Path, genesis: Genesis) -> None:
         self.path = path
         self.genesis = genesis
+        is_emptied = path.exists() and not path.stat().st_size
         self.database = Database(path)
         self.drawers = Drawers(self.database)
         self._signed = SignedEntries(self.drawers, genesis.network_id)
         self._own_votes = OwnVotes(self.database, self.drawers)
+        self._snapshots = Snapshots(self.database, self.drawers)
         head = Head(genesis.network_id, os.urandom(16))
         self._blocks = Blocks(self.database, head)
         self._mark = CommitMark(path, head.store_id)
+        if is_emptied and self._mark.is_there():
+            self.close()
+            raise self.database.corrupt("it is empty, and was not")
 
     def __enter__(self) -> Self:
         return self
@@ -175,23 +186,6 @@ class Store:
         self.drawers.load(data[Head.BYTES :])
         self._blocks = Blocks(self.database, head)
         self._blocks.load()
-
-    def load_chain(self) -> Chain:
-        """The chain on disk, every block judged again by every rule but its entries' signatures.
-
-        Those are covered: a header names the log root, the log covers signatures, and the header's certificate is
-        checked. `StoreCorruptError` names the file and the first wrong block.
-        """
-        chain = Chain(self.genesis)
-        for block in self.all_blocks(1):
-            try:
-                chain.accept(block, is_verified=_always)
-            except BadBlock as error:
-                raise self.database.corrupt(f"block {block.header.height}: {error}") from error
-            chain.log.forget_leaves(chain.log.size, self.leaf_hashes)
-        if chain.tip.height != self.height():
-            raise self.database.corrupt(f"the blocks after {chain.tip.height} have no final certificate")
-        return chain
 
     # What there is.
 
@@ -289,6 +283,10 @@ class Store:
         """The Merkle leaf hashes of leaves `low` to `high` - 1; `IndexError` if one is not here."""
         return self._blocks.leaf_hashes(low, high)
 
+    def tile_roots(self, end: int) -> list[bytes]:
+        """The stored roots of the log's tiles before tile `end`, from the one on that holds the base's end."""
+        return self._blocks.tile_roots(end)
+
     def rekeys(self, account: AccountId) -> list[Place]:
         """Where this account's REKEY entries are, oldest first."""
         return self._blocks.rekeys(account)
@@ -296,6 +294,58 @@ class Store:
     def rotation(self, epoch: int) -> Place | None:
         """Where the ROTATE entry is that ended `epoch`; None if that epoch goes on."""
         return self._blocks.rotation(epoch)
+
+    # Snapshots.
+
+    def begin(self, block: FinalBlock, snapshot: bytes, peaks: Peaks) -> None:
+        """Let this empty store begin with `block`: `snapshot` is the state after it, `peaks` are the log's.
+
+        Its header names both; the caller has checked that, and that the block is final. `ValueError` if the store is
+        not empty, or the log is another one.
+        """
+        header = block.header
+        if (peaks.size, peaks.root()) != (header.tree_size, header.log_root):
+            raise ValueError("the header names another log than these peaks")
+        with self._changes() as draft:
+            draft.head = self._blocks.begin(draft.connection, draft.head, block)
+            self._snapshots.put(draft.connection, header.height, snapshot, certified=True)
+            nodes = header.tree_size.to_bytes(8, "big") + b"".join(peaks.nodes)
+            self.drawers.put(draft.connection, Drawer.NOTES, _BASE, nodes)
+
+    def base_peaks(self) -> Peaks:
+        """The log's peaks at `first_leaf`: where the log of a store that began at a snapshot is known from."""
+        data = self.drawers.get(Drawer.NOTES, _BASE)
+        if data is None:
+            return Peaks()
+        nodes = tuple(data[at : at + NODE_BYTES] for at in range(8, len(data), NODE_BYTES))
+        return Peaks(int.from_bytes(data[:8], "big"), nodes)
+
+    def save_snapshot(self, height: int, data: bytes, *, certified: bool) -> None:
+        """Make the state after the block of `height` durable; the newest few are kept."""
+        with self._changes() as draft:
+            self._snapshots.put(draft.connection, height, data, certified)
+
+    def drop_snapshot(self, found: SnapshotInfo) -> None:
+        """Remove a snapshot that proved damaged; a new one comes in time."""
+        with self._changes() as draft:
+            self._snapshots.drop(draft.connection, found)
+
+    def drop_tiles(self) -> None:
+        """Remove the stored tree of the log, which proved damaged; it is written again with the next block."""
+        with self._changes() as draft:
+            self._blocks.drop_tiles(draft.connection)
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        """Every snapshot that is here, the newest first."""
+        return self._snapshots.all()
+
+    def snapshot(self, found: SnapshotInfo) -> bytes:
+        """A whole snapshot; `StoreCorruptError` if it is not what was written."""
+        return self._snapshots.read(found)
+
+    def snapshot_chunk(self, height: int, chunk: int) -> bytes:
+        """One chunk of the snapshot of `height`; `IndexError` if there is none."""
+        return self._snapshots.chunk(height, chunk)
 
     # Votes and evidence.
 
@@ -344,10 +394,6 @@ class Store:
         """Make `data` durable under `name`, in place of what was there."""
         with self._changes() as draft:
             self.drawers.put(draft.connection, Drawer.NOTES, name, data)
-
-
-def _always(_entry: Entry, _key: AccountId) -> bool:
-    return True
 
 
 def _number(key: bytes) -> int:

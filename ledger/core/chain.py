@@ -91,6 +91,17 @@ class Chain:
         self.log = MerkleLog()
         self.tip = Tip(slot=0, height=0, block_hash=NO_BLOCK, time_ms=genesis.created_ms)
         self._candidates: dict[bytes, Candidate] = {}
+        self.keeps_snapshots = False
+        """Whether `certified` is kept up to date: for a node that serves it."""
+        self.certified: tuple[int, bytes] | None = None
+        """The newest final height whose header names a state root, and the state's snapshot."""
+
+    @staticmethod
+    def resume(genesis: Genesis, state: LedgerState, log: MerkleLog, tip: Tip) -> Chain:
+        """The chain that ended with `tip`, which is final, and had that state and log."""
+        chain = Chain(genesis)
+        chain.state, chain.log, chain.tip = state, log, tip
+        return chain
 
     @property
     def committee(self) -> Committee:
@@ -240,6 +251,8 @@ class Chain:
             for entry in candidate.block.entries:
                 self.log.append(entry.encode())
             self.tip = candidate.tip
+            if self.keeps_snapshots and not self.tip.height % STATE_ROOT_INTERVAL:
+                self.certified = self.tip.height, self.state.snapshot()
         self._prune()
         return blocks
 

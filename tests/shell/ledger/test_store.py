@@ -10,6 +10,7 @@ import pytest
 from ledger.core.encoding import Kind
 from ledger.core.entries import Transfer, sign_entry
 from ledger.core.events import PersistVote
+from ledger.opening import load_chain
 from ledger.store import (
     Batch,
     StoreCorruptError,
@@ -49,7 +50,7 @@ def test_blocks_come_back_as_the_same_chain(tmp_path: Path) -> None:
         store.write(Batch(blocks=blocks[:3]))
         store.write(Batch(blocks=blocks[3:]))
     with open_store(tmp_path / "a.db", ONE) as store:
-        chain = store.load_chain()
+        chain = load_chain(store)
         assert (chain.tip.height, chain.log.size) == (5, 5)
         assert chain.state.account(PAYEE.account).balance == 25
         assert store.block(3) == blocks[2]
@@ -121,7 +122,7 @@ def test_a_full_disk_is_told_apart_and_the_store_goes_on(tmp_path: Path) -> None
         assert store.height() == 0
         store.database.writer.execute("PRAGMA max_page_count = 1000000")
         store.write(Batch(blocks=blocks))
-        assert store.load_chain().tip.height == 40
+        assert load_chain(store).tip.height == 40
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_every_flipped_byte_of_a_block_is_found(tmp_path: Path) -> None:
         bad = data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
         damage(path, "UPDATE blocks SET data = ? WHERE height = 1", bad)
         with open_store(path, ONE) as store, pytest.raises(StoreCorruptError, match="block 1"):
-            store.load_chain()
+            load_chain(store)
 
 
 def test_a_missing_block_is_found(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_missing_block_is_found(tmp_path: Path) -> None:
         open_store(tmp_path / "a.db", ONE) as store,
         pytest.raises(StoreCorruptError, match="block 2 is missing"),
     ):
-        store.load_chain()
+        load_chain(store)
 
 
 def test_signed_entries_survive(tmp_path: Path) -> None:
