@@ -53,12 +53,16 @@ class Archive:
         self.chain.keeps_snapshots = True
         self.chain.log.forget_leaves(store.tree_size, store.leaf_hashes)
         self.height = self.chain.tip.height
-        self.trouble = ""
-        """Why nothing can be written at present; empty when all is well."""
+        self._disk_trouble = ""
         self._grown = trio.Event()
         self._in_thread = in_thread
         self._weight = self._certified_weight = 0
         self._turn = trio.CapacityLimiter(1)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be written, or no block be judged, at present; empty when all is well."""
+        return self._disk_trouble or self.chain.outdated
 
     async def write(self, batch: Batch) -> None:
         """Make `batch` durable, however long that takes: a disk that refuses is tried again every RETRY_S.
@@ -75,10 +79,10 @@ class Archive:
                 else:
                     self.store.write(batch)
             except StoreError as error:
-                self.trouble = str(error)
+                self._disk_trouble = str(error)
                 await trio.sleep(RETRY_S)
                 continue
-            self.trouble = ""
+            self._disk_trouble = ""
             break
         if batch.blocks:
             weight = sum(map(_weight, batch.blocks))

@@ -6,7 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ledger.core.chain import BadBlock, Chain, Tip
+from ledger.core.chain import BadBlock, Chain, Tip, UnknownVersionError
 from ledger.core.encoding import WireError
 from ledger.core.holdings import InvariantError
 from ledger.core.merkle import TILE_LEAVES, MerkleLog
@@ -40,6 +40,8 @@ def load_chain(store: Store) -> Chain:
     for block in store.all_blocks(chain.tip.height + 1):
         try:
             chain.accept(block, is_verified=_always)
+        except UnknownVersionError as error:
+            raise StoreError(f"{store.path} cannot be used: {error}") from error
         except BadBlock as error:
             raise store.database.corrupt(f"block {block.header.height}: {error}") from error
         chain.log.forget_leaves(chain.log.size, store.leaf_hashes)

@@ -14,7 +14,7 @@ import trio
 from ledger.archive import Archive
 from ledger.asking import ANSWER_S, Request, Untrustworthy, ask, byte_strings
 from ledger.core.block import FinalBlock
-from ledger.core.chain import BadBlock, Tip
+from ledger.core.chain import BadBlock, Tip, UnknownVersionError
 from ledger.core.encoding import WireError
 from ledger.core.entries import Rekey, verify_entry
 from ledger.core.heads import certify
@@ -257,10 +257,15 @@ class Follower:
 
     async def _accept(self, blocks: tuple[FinalBlock, ...], is_verified: IsVerified) -> None:
         final: list[FinalBlock] = []
-        fault, at = None, 0
+        fault: BadBlock | None = None
+        unknown, at = False, 0
         for at, block in enumerate(blocks):  # noqa: B007 - where the wrong block is, is asked below
             try:
                 final += self.archive.chain.accept(block, is_verified=is_verified)
+            except UnknownVersionError as error:
+                _log.error("ledger: %s", error)
+                unknown = True
+                break
             except BadBlock as error:
                 fault = error
                 break
@@ -272,6 +277,8 @@ class Follower:
             if theirs is not None:
                 await self.watch.note_fork(theirs)
             raise Untrustworthy(str(fault)) from fault
+        if unknown:
+            raise TimeoutError("nothing more can be taken before an update")
 
     async def _ask_for_rival(self, source: AccountId) -> None:
         """Ask for the block that `source` has at the height of our last one: two of one slot name their signers."""

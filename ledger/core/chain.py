@@ -25,6 +25,7 @@ from ledger.core.block import (
 from ledger.core.encoding import Kind
 from ledger.core.entries import verify_entry
 from ledger.core.merkle import MerkleLog
+from ledger.core.params import PROTOCOL_VERSION
 from ledger.core.state import LedgerState, Moment, Refusal
 
 if TYPE_CHECKING:
@@ -37,7 +38,16 @@ if TYPE_CHECKING:
     from ledger.core.merkle import Peaks
     from ledger.core.votes import Certificate
 
-__all__ = ["CANDIDATES_MAX", "BadBlock", "Candidate", "Chain", "ForkError", "IsVerified", "Tip"]
+__all__ = [
+    "CANDIDATES_MAX",
+    "BadBlock",
+    "Candidate",
+    "Chain",
+    "ForkError",
+    "IsVerified",
+    "Tip",
+    "UnknownVersionError",
+]
 
 CANDIDATES_MAX: Final = 1024
 """Executed blocks above the final one: two per slot of the vote window."""
@@ -58,6 +68,10 @@ class ForkError(BadBlock):
     def __init__(self, other: FinalBlock) -> None:
         super().__init__(f"block {other.header.height} is certified, and on another chain than ours")
         self.other = other
+
+
+class UnknownVersionError(BadBlock):
+    """A block that falls under rules which this program does not know cannot be judged. Its source is not to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,11 @@ class Chain:
         """Who orders the next block: the witnesses of its epoch."""
         return self.state.committee
 
+    @property
+    def outdated(self) -> str:
+        """Why no further block can be judged here; empty while the rules of the next one are known (R6.30)."""
+        return _unknown_version(self.state, self.tip.height + 1)
+
     def ends_epoch(self, block_hash: bytes) -> bool:
         """Whether a block held here is its epoch's last, or stands on it: what stands on it in turn is void."""
         return self._parent(block_hash)[0].committee.epoch != self.committee.epoch
@@ -133,7 +152,7 @@ class Chain:
         """
         parent_state, parent_peaks, parent = self._parent(block.header.parent_hash)
         header, network_id = block.header, self.genesis.network_id
-        fault = self._misplaced(header, parent)
+        fault = _unknown_version(parent_state, header.height) or self._misplaced(header, parent)
         if fault is not None:
             return fault
         if len(self._candidates) >= CANDIDATES_MAX:
@@ -268,6 +287,8 @@ class Chain:
             if header.height == self.tip.height + 1 and block.is_final and block.verify(self.committee):
                 raise ForkError(block)
             raise BadBlock(f"block {header.height} does not follow from height {self.tip.height}")
+        if text := _unknown_version(self._parent(header.parent_hash)[0], header.height):
+            raise UnknownVersionError(text)
         if not block.verify(self.committee):
             raise BadBlock(f"block {header.height} lacks a quorum's certificate")
         block_hash = block.certificate.block_hash
@@ -314,6 +335,16 @@ class Chain:
         if header.time_ms < parent.time_ms:
             return "the time is before the parent's"
         return None
+
+
+def _unknown_version(state: LedgerState, height: int) -> str:
+    version = state.params.version
+    if version <= PROTOCOL_VERSION:
+        return ""
+    return (
+        f"from block {height} on this network follows version {version} of the rules, and this program knows only "
+        f"{PROTOCOL_VERSION}: update millrace"
+    )
 
 
 def _close(last: Candidate, void: list[Candidate]) -> None:

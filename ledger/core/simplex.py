@@ -96,7 +96,7 @@ class Simplex:
         self.proposals = self._register.proposals
         self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
-        self._timers = Timers(self.genesis.slot_timeout_ms / 1000)
+        self._timers = Timers()
         self._may_build = True
         self._patience = Patience()
         self._asked = not asks
@@ -210,7 +210,7 @@ class Simplex:
         """Draw every consequence of what is known; each may make others possible."""
         judge = (self._learn_own_votes, self._finalise, self._execute, self._notarise)
         go_on = (self._vote_final, self._advance, self._propose)
-        while not self.is_over and any(rule() for rule in judge + go_on):
+        while not self.is_over and not self.chain.outdated and any(rule() for rule in judge + go_on):
             pass
 
     def _learn_own_votes(self) -> bool:
@@ -360,7 +360,7 @@ class Simplex:
 
     def _arm(self) -> None:
         """Ask to be woken for the slot timer, which runs only while something waits, and for repeats."""
-        if self.is_over:
+        if self.is_over or self.chain.outdated:
             return
         if not self._asked:
             self._asked = True
@@ -369,6 +369,7 @@ class Simplex:
         slots_open = self.slot - self.chain.tip.slot - 1
         wake_at_s = self._timers.arm(
             self._now.s,
+            slot_timeout_s=self.chain.state.params.slot_timeout_ms / 1000,
             runs=is_waiting and (Kind.SKIP, self.slot) not in self._own,
             repeats=not self._own.knows_all or is_waiting or slots_open > 0 or not self._ballots.is_empty(),
             slots_open=slots_open,

@@ -19,10 +19,9 @@ REPEAT_S_MAX: Final = 4.0
 class Timers:
     """The slot timer and the repeat timer of one witness; `arm` after every event."""
 
-    __slots__ = ("_half_s", "_over_s", "_repeat_at_s", "_repeat_s", "_slot_timeout_s")
+    __slots__ = ("_half_s", "_over_s", "_repeat_at_s", "_repeat_s")
 
-    def __init__(self, slot_timeout_s: float) -> None:
-        self._slot_timeout_s = slot_timeout_s
+    def __init__(self) -> None:
         self._over_s: float | None = None
         self._half_s = 0.0
         self._repeat_at_s: float | None = None
@@ -54,18 +53,26 @@ class Timers:
         return True
 
     def arm(
-        self, now_s: float, *, runs: bool, repeats: bool, slots_open: int, is_leader_silent: bool
+        self,
+        now_s: float,
+        *,
+        slot_timeout_s: float,
+        runs: bool,
+        repeats: bool,
+        slots_open: int,
+        is_leader_silent: bool,
     ) -> float | None:
         """Start what should run and is not, stop what should not; when to wake, if ever.
 
-        `slots_open` is how many slots have passed since the last final one.
+        `slot_timeout_s` counts for a slot that begins now; `slots_open` is how many slots have passed since the last
+        final one.
         """
         if not runs:
             self._over_s = None
         elif self._over_s is None:
             growth = TIMEOUT_GROWTH ** min(TIMEOUT_GROWTH_SLOTS_MAX, slots_open)
             share = SILENT_TIMEOUT_SHARE if is_leader_silent else 1.0
-            timeout_s = self._slot_timeout_s * growth * share
+            timeout_s = slot_timeout_s * growth * share
             self._over_s, self._half_s = now_s + timeout_s, now_s + timeout_s / 2
         if not repeats:
             self._repeat_at_s = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -157,8 +158,8 @@ def test_a_fork_is_told_from_a_lying_source() -> None:
 
 
 def test_slot_timers_grow_run_once_and_only_while_asked_to() -> None:
-    timers = Timers(1.0)
-    idle = {"slots_open": 0, "is_leader_silent": False}
+    timers = Timers()
+    idle: dict[str, Any] = {"slot_timeout_s": 1.0, "slots_open": 0, "is_leader_silent": False}
     assert timers.arm(0.0, runs=False, repeats=False, **idle) is None
     assert timers.arm(0.0, runs=True, repeats=True, **idle) == REPEAT_S
     assert not timers.slot_is_over(0.9)
@@ -166,6 +167,6 @@ def test_slot_timers_grow_run_once_and_only_while_asked_to() -> None:
     assert timers.slot_is_over(1.0)
     assert not timers.slot_is_over(1.0)
     timers.restart(is_new_slot=True)
-    timers.arm(2.0, runs=True, repeats=False, slots_open=2, is_leader_silent=True)
+    timers.arm(2.0, slot_timeout_s=1.0, runs=True, repeats=False, slots_open=2, is_leader_silent=True)
     assert not timers.slot_is_over(2.0 + 1.44 / 8 - 0.001)
     assert timers.slot_is_over(2.0 + 1.44 / 8 + 0.001)
