@@ -141,15 +141,22 @@ class Replay:
             )
         if (header.tree_size, header.log_root) != (base.peaks.size, base.peaks.root()):
             raise BrokenRuleError(AuditRule.BASE, "the log's peaks are not those of the base's header")
-        read_snapshot(self.books, base.snapshot)
+        try:
+            read_snapshot(self.books, base.snapshot)
+            self.books.check_conservation()
+        except (WireError, BrokenRuleError) as error:
+            raise BrokenRuleError(AuditRule.BASE, f"the snapshot is certified, and wrong: {error}") from error
         witnesses = self.genesis.witnesses if not header.epoch else base.witnesses
         self._base_proven = witnesses is not None
+        if witnesses is None:
+            # Without handovers the snapshot's committee is all there is, and the report says that it is not proven.
+            if header.epoch != self.books.epoch:
+                raise BrokenRuleError(AuditRule.BASE, "the committee that certified the base is not known")
+            witnesses = self.books.witnesses
         block_hash = header.hash(network_id)
-        # Without handovers the snapshot's committee is all there is, and the report says that it is not proven.
-        self._check_certificate(base.block.certificate, header, block_hash, witnesses or self.books.witnesses)
-        if not base.block.is_final:
-            raise BrokenRuleError(AuditRule.FINALITY, "the base's block has no final certificate")
-        self.height = self._final = self._base_height = header.height
+        self._check_certificates(base.block, block_hash, witnesses)
+        self.height = self._base_height = header.height
+        self._final = header.height if base.block.is_final else 0
         self._slot, self._hash, self._time_ms = header.slot, block_hash, header.time_ms
         self.peaks = base.peaks
 
@@ -164,9 +171,7 @@ class Replay:
         block_hash = header.hash(self.genesis.network_id)
         self._check_chain(header)
         books.open_page(header.height, header.time_ms, header.epoch, header.slot)
-        self._check_certificate(block.certificate, header, block_hash, books.witnesses)
-        if block.closing is not None:
-            self._check_closing(header, block_hash, block.closing)
+        self._check_certificates(block, block_hash, books.witnesses)
         peaks = self.peaks.extend(entry.encode() for entry in block.entries)
         if (header.tree_size, header.log_root) != (peaks.size, peaks.root()):
             raise BrokenRuleError(
@@ -200,6 +205,15 @@ class Replay:
         if header.time_ms < self._time_ms:
             raise BrokenRuleError(AuditRule.TIME, f"time {header.time_ms} after {self._time_ms}")
 
+    def _check_certificates(
+        self, block: FinalBlock, block_hash: bytes, witnesses: Sequence[AccountId]
+    ) -> None:
+        """The block's own certificate, and the closing that makes it final, if it needs one."""
+        self._check_certificate(block.certificate, block.header, block_hash, witnesses)
+        if block.closing is not None:
+            void, void_hash = self._check_closing(block.header, block_hash, block.closing)
+            self._check_certificate(block.closing.certificate, void, void_hash, witnesses)
+
     def _check_certificate(
         self, certificate: Certificate, header: Header, block_hash: bytes, witnesses: Sequence[AccountId]
     ) -> None:
@@ -219,8 +233,8 @@ class Replay:
             if not self.books.signed(who, signature, Kind(certificate.kind), subject):
                 raise BrokenRuleError(AuditRule.CERTIFICATE, "a signature of the certificate is wrong")
 
-    def _check_closing(self, closed: Header, block_hash: bytes, closing: Closing) -> None:
-        """Void blocks from `closed` to one that is final: they add nothing, and its certificate counts for `closed`."""
+    def _check_closing(self, closed: Header, block_hash: bytes, closing: Closing) -> tuple[Header, bytes]:
+        """Void blocks that stand on `closed` and add nothing: the last one, said to be final, and its hash."""
         height, slot, time_ms = closed.height, closed.slot, closed.time_ms
         for void in closing.headers:
             if (void.epoch, void.height) != (closed.epoch, height + 1) or void.time_ms < time_ms:
@@ -231,7 +245,7 @@ class Replay:
                 raise BrokenRuleError(AuditRule.CLOSING, "a void block changes the log")
             height, slot, time_ms = void.height, void.slot, void.time_ms
             block_hash = void.hash(self.genesis.network_id)
-        self._check_certificate(closing.certificate, closing.headers[-1], block_hash, self.books.witnesses)
+        return closing.headers[-1], block_hash
 
     def end(self) -> None:
         """The last block must be final by itself, and nothing may have appeared or vanished."""

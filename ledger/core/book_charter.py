@@ -93,6 +93,8 @@ def parametrised(books: Books, action: Param) -> Deed:
     terms = Terms(new.version, new.fee_min, new.dispute_fee, new.slot_timeout_ms)
     payload = struct.pack(">QHQQI", action.from_height, *terms)
     _check_decree(books, action.TYPE, action.decree, payload, action.approvals)
+    if terms.version < books.terms.version:
+        raise BrokenRuleError(AuditRule.PARAM, f"version {terms.version} after {books.terms.version}")
     height = books.page.height
     if not height < action.from_height <= height + _FROM_HEIGHT_SPAN:
         raise BrokenRuleError(AuditRule.PARAM, f"from height {action.from_height}, decreed at {height}")

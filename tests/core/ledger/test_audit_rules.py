@@ -10,14 +10,17 @@ import pytest
 
 from ledger.core.actions import Claim, Dispute, Expire, Limit, Release, Transfer
 from ledger.core.approvals import NO_APPROVALS, Approvals
-from ledger.core.audit import AuditReport, Violation, audit
+from ledger.core.audit import AuditReport, Base, Violation, audit
 from ledger.core.block import STATE_ROOT_INTERVAL
 from ledger.core.book_charter import _FROM_HEIGHT_SPAN, _LIMITS_SUM_MAX
 from ledger.core.book_locks import _LOCK_SPAN_MS, LOCKS_PER_PAYER_MAX
+from ledger.core.book_snapshot import snapshot, state_root
+from ledger.core.books import Books
 from ledger.core.encoding import Kind
 from ledger.core.entries import Entry
+from ledger.core.merkle import Peaks
 from ledger.core.params import Params
-from ledger.core.violations import AuditRule
+from ledger.core.violations import AuditRule, BrokenRuleError
 from ledger.core.vouchers import sign_voucher
 from tests.core.ledger.audit_forge import (
     ALICE,
@@ -502,3 +505,106 @@ def test_a_state_root_that_still_knows_an_idle_account_is_wrong() -> None:
     forge.block([], wait_ms=32 * DAY_MS)
     violation = broken(forge)
     assert (violation.rule, violation.height) == (AuditRule.STATE_ROOT, STATE_ROOT_INTERVAL)
+
+
+# --- from a certified snapshot ---
+
+
+def long_chain(forge: AuditForge, *, root: bytes | None = None) -> Base:
+    """Blocks up to height 1,000, which names the state; what an audit can begin with."""
+    forge.block([forge.sign(ALICE, Transfer(EVE.account, 4)), forge.sign(ALICE, forge.lock(BOB, 77), seq=2)])
+    while len(forge.blocks) < STATE_ROOT_INTERVAL - 1:
+        forge.block([])
+    block = forge.block([], **({} if root is None else {"state_root": root}))
+    return Base(block, snapshot(forge.books), forge.peaks)
+
+
+def after(forge: AuditForge, base: Base) -> AuditReport:
+    return audit(forge.genesis, (block.encode() for block in forge.blocks[STATE_ROOT_INTERVAL:]), base=base)
+
+
+def test_an_audit_begins_at_a_certified_snapshot_and_says_so() -> None:
+    forge = AuditForge()
+    base = long_chain(forge)
+    forge.block([forge.sign(EVE, Transfer(BOB.account, 3))])
+    found, whole = after(forge, base), report(forge)
+    assert found.ok, found.violation
+    assert (found.base_height, found.base_proven, found.blocks, found.entries) == (1_000, True, 1, 1)
+    assert (whole.base_height, whole.blocks) == (0, 1_001)
+    for name in ("balances", "locked", "limits", "height", "tree_size", "log_root", "head_hash"):
+        assert getattr(found, name) == getattr(whole, name)
+    forge.block([forge.sign(EVE, Transfer(BOB.account, 3))])
+    violation = after(forge, base).violation
+    assert violation is not None
+    assert (violation.rule, violation.height, violation.log_index) == (AuditRule.BALANCE, 1_002, 3)
+
+
+def test_an_audit_with_nothing_after_its_base() -> None:
+    forge = AuditForge()
+    base = long_chain(forge)
+    assert after(forge, base).ok
+    notarised = replace(
+        base, block=replace(base.block, certificate=forge.certify(base.block.header, Kind.NOTAR, WITNESSES))
+    )
+    violation = after(forge, notarised).violation
+    assert violation is not None
+    assert violation.rule is AuditRule.FINALITY
+    forge.block([])
+    assert after(forge, notarised).ok
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule"),
+    [
+        (lambda base: replace(base, snapshot=base.snapshot[:-1] + b"x"), AuditRule.BASE),
+        (lambda base: replace(base, snapshot=b""), AuditRule.BASE),
+        (lambda base: replace(base, peaks=Peaks()), AuditRule.BASE),
+        (
+            lambda base: replace(
+                base,
+                block=replace(base.block, certificate=replace(base.block.certificate, block_hash=b"o" * 32)),
+            ),
+            AuditRule.CERTIFICATE,
+        ),
+    ],
+    ids=["another snapshot", "no snapshot", "other peaks", "another certificate"],
+)
+def test_a_base_that_nobody_certified_is_found(spoil: Callable[[Base], Base], rule: AuditRule) -> None:
+    forge = AuditForge()
+    violation = after(forge, spoil(long_chain(forge))).violation
+    assert violation is not None
+    assert (violation.rule, violation.height) == (rule, 1_000)
+
+
+def test_a_certified_snapshot_that_makes_credit_of_nothing_is_found() -> None:
+    forge = AuditForge()
+    rich = Books(forge.genesis)
+    rich.purses[EVE.account] = 1_000
+    base = replace(long_chain(forge, root=state_root(rich)), snapshot=snapshot(rich))
+    violation = after(forge, base).violation
+    assert violation is not None
+    assert violation.rule is AuditRule.BASE
+    assert "sum to 1000" in violation.detail
+
+
+def test_a_committee_without_handovers_is_taken_at_its_word_and_the_report_says_so() -> None:
+    forge = AuditForge()
+    forge.block([forge.sign(BOB, forge.rotate(SECOND))])
+    base = long_chain(forge)
+    forge.block([])
+    found = after(forge, base)
+    assert found.ok, found.violation
+    assert not found.base_proven
+    proven = replace(base, witnesses=tuple(one.account for one in SECOND))
+    assert after(forge, proven).base_proven
+    wrong = replace(base, witnesses=tuple(one.account for one in WITNESSES))
+    violation = after(forge, wrong).violation
+    assert violation is not None
+    assert violation.rule is AuditRule.CERTIFICATE
+
+
+def test_a_version_is_never_lowered() -> None:
+    forge = AuditForge()
+    forge.books.terms = forge.books.terms._replace(version=2)
+    with pytest.raises(BrokenRuleError, match="version 1 after 2"):
+        forge.books.entry(forge.sign(ALICE, forge.param(9, Params(1))))
