@@ -6,6 +6,7 @@ import functools
 import json
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from millrace.core.statement import Statement
 from millrace.errors import NetworkTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from ledger.core.keys import AccountId
     from ledger.core.receipt import Receipt
@@ -93,18 +94,19 @@ class Books:
         async with self._audit_turn, trio.open_nursery() as nursery:
             process = await nursery.start(begin)
             why = "its process ended early; the node's log says more"
-            async for event in _lines(process.stdout):
-                if event["event"] == "report":
-                    del event["event"]
-                    return event
-                if event["event"] == "error":
-                    why = event["why"]
-                else:
-                    await emit(event)
+            async with aclosing(_lines(process.stdout)) as events:
+                async for event in events:
+                    if event["event"] == "report":
+                        del event["event"]
+                        return event
+                    if event["event"] == "error":
+                        why = event["why"]
+                    else:
+                        await emit(event)
         raise NetworkTrouble("the ledger was not audited", why, "see `millrace ledger head`, then ask again")
 
 
-async def _lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[dict[str, Any]]:
+async def _lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[dict[str, Any], None]:
     """What the auditing process says, one JSON value a line."""
     rest = b""
     async for data in stream:

@@ -93,8 +93,12 @@ async def small_network(
     witnesses: int = 1,
     workers: int = 2,
     wraps: dict[str, Callable[[Runner], UnitRunner]] | None = None,
+    governors: tuple[str, ...] = (),
 ) -> AsyncIterator[Network]:
-    """`witnesses` entry points, `workers` lenders (worker-0 …) and one buyer; all gone when the block ends."""
+    """`witnesses` entry points, `workers` lenders (worker-0 …) and one buyer; all gone when the block ends.
+
+    All of the `governors`, named like the nodes, must agree.
+    """
     await trio.Path(root).chmod(0o700)
     names = [*(f"witness-{n}" for n in range(witnesses)), *(f"worker-{n}" for n in range(workers)), "buyer"]
     keys = {}
@@ -107,6 +111,8 @@ async def small_network(
         tuple(keys[name].account for name in names[:witnesses]),
         ((keys["buyer"].account, CREDIT_LIMIT),),
         slot_timeout_ms=500,
+        governors=tuple(keys[name].account for name in governors),
+        governors_needed=len(governors),
     )
     network = Network(root, genesis, {})
     async with trio.open_nursery() as nursery:

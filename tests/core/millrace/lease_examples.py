@@ -164,9 +164,13 @@ def buyer_in(state: BuyerState) -> BuyerLease:
     return machine
 
 
-def worker_in(state: WorkerState) -> WorkerLease:
+def worker_in(state: WorkerState, payer_key: AccountId = BUYER.account) -> WorkerLease:
     """A worker's machine in `state`; RUNNING has units 1 (committed) and 2 (assigned) in hand."""
-    machine = WorkerLease(BUYER.account, WORKER, NETWORK, policy=POLICY, prove=prove, now=WALL)
+
+    def proved(receipt: bytes) -> tuple[Entry, AccountId]:
+        return prove(receipt)[0], payer_key
+
+    machine = WorkerLease(BUYER.account, WORKER, NETWORK, policy=POLICY, prove=proved, now=WALL)
     path: dict[WorkerState, tuple[lease.Input, ...]] = {
         WorkerState.AGREED: (PROPOSE,),
         WorkerState.LOCKED: (messages.Locked(b"good"),),

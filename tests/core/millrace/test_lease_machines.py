@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
@@ -26,6 +26,9 @@ from millrace.core.messages import Message, VerdictCode
 from millrace.core.terms import lock_problem, sign_terms
 from millrace.core.worker_lease import SILENCE_S, WorkerLease, terms_problem
 from tests.core.millrace import lease_examples as ex
+
+if TYPE_CHECKING:
+    from ledger.core.keys import SigningKey
 
 INPUTS = (*ex.MESSAGES, *ex.LOCAL)
 
@@ -142,9 +145,9 @@ def test_a_voucher_is_kept_before_it_is_sent_and_only_rises() -> None:
     assert machine.in_flight == 1
 
 
-def _delivered(window: int, **changes: int) -> BuyerLease:
+def _delivered(window: int, spending: SigningKey = ex.BUYER, **changes: int) -> BuyerLease:
     """RUNNING, with a window of units whose results are all here."""
-    machine = ex.buyer_lease(ex.terms(window_units=window, **changes))
+    machine = ex.buyer_lease(ex.terms(window_units=window, **changes), spending)
     machine.feed(lease.Open(), 0.0)
     machine.feed(messages.Accept(sign_terms(machine.terms, ex.WORKER, ex.NETWORK)), 0.0)
     machine.feed(lease.LockFinal(ex.LOCK_ID, b"receipt"), 0.0)
@@ -526,3 +529,30 @@ def _is_fault(actions: list[lease.Action], why: str) -> None:
     assert end is not None
     assert end.fault, end.reason
     assert why in end.reason
+
+
+def test_a_buyer_pays_with_its_wallets_key_not_with_its_identity() -> None:
+    machine = _delivered(1, spending=ex.STRANGER)
+    machine.feed(lease.Judge((lease.Judgement(0, VerdictCode.PAID, 5_000_000),)), 1.0)
+    keep = next(a for a in machine.feed(lease.Turn(), 1.0) if isinstance(a, lease.KeepVoucher))
+    assert keep.voucher == ex.voucher(5, signer=ex.STRANGER)
+
+
+@pytest.mark.parametrize(
+    ("payer_key", "signer", "is_taken"),
+    [
+        (ex.BUYER, ex.BUYER, True),
+        (ex.STRANGER, ex.STRANGER, True),  # the buyer's account was given another key
+        (ex.STRANGER, ex.BUYER, False),  # and whoever stole the first one cannot pay with it
+        (ex.BUYER, ex.STRANGER, False),
+    ],
+)
+def test_a_worker_takes_vouchers_of_the_key_that_signed_the_lock(
+    payer_key: SigningKey, signer: SigningKey, is_taken: bool
+) -> None:
+    worker = ex.worker_in(WorkerState.RUNNING, payer_key.account)
+    worker.feed(messages.Reveal((1,)), 0.0)
+    paid = messages.Verdicts((messages.Verdict(1, VerdictCode.PAID, 5),), ex.voucher(5, signer=signer))
+    actions = worker.feed(paid, 0.0)
+    assert any(isinstance(action, lease.KeepVoucher) for action in actions) is is_taken
+    assert (worker.state is WorkerState.RUNNING) is is_taken
