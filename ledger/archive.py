@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ledger.core.chain import Chain
     from ledger.core.genesis import Genesis
+    from ledger.core.merkle import Peaks
     from ledger.core.receipt import Receipt
 
 __all__ = ["RETRY_S", "Archive"]
@@ -49,9 +50,7 @@ class Archive:
         """`in_thread` False writes in the caller's task: for tests on a mock clock, which cannot see threads."""
         self.store = store
         self.genesis: Genesis = store.genesis
-        self.chain: Chain = load_chain(store)
-        self.chain.keeps_snapshots = True
-        self.chain.log.forget_leaves(store.tree_size, store.leaf_hashes)
+        self.chain: Chain = self._load()
         self.height = self.chain.tip.height
         self._disk_trouble = ""
         self._grown = trio.Event()
@@ -63,6 +62,12 @@ class Archive:
     def trouble(self) -> str:
         """Why nothing can be written, or no block be judged, at present; empty when all is well."""
         return self._disk_trouble or self.chain.outdated
+
+    def _load(self) -> Chain:
+        chain = load_chain(self.store)
+        chain.keeps_snapshots = True
+        chain.log.forget_leaves(self.store.tree_size, self.store.leaf_hashes)
+        return chain
 
     async def write(self, batch: Batch) -> None:
         """Make `batch` durable, however long that takes: a disk that refuses is tried again every RETRY_S.
@@ -128,6 +133,17 @@ class Archive:
         complete = batch.blocks[-1].header.tree_size // TILE_LEAVES
         log = self.chain.log
         return tuple((tile, log.tile_root(tile)) for tile in range(self.store.tiles, complete))
+
+    def begin(self, block: FinalBlock, snapshot: bytes, peaks: Peaks) -> None:
+        """Let this empty ledger begin with `block`, after which the state is `snapshot` and the log has these `peaks`.
+
+        The caller has checked all three against each other and the committee. `ValueError` if a block is here already.
+        """
+        self.store.begin(block, snapshot, peaks)
+        self.chain = self._load()
+        self.height = self.chain.tip.height
+        self._grown.set()
+        self._grown = trio.Event()
 
     async def wait_beyond(self, height: int) -> None:
         """Wait until the disk holds a block above `height`."""

@@ -15,6 +15,7 @@ from ledger.core.requests import (
     WAITING_TOLD_MAX,
     AccountOf,
     BlocksFrom,
+    ChunkOf,
     ConsistencyOf,
     EvidenceAfter,
     HandoversFrom,
@@ -22,6 +23,7 @@ from ledger.core.requests import (
     LedgerRequest,
     LockOf,
     ReceiptOf,
+    SnapshotOffer,
     Submit,
     SubmitAll,
     decode_request,
@@ -30,6 +32,7 @@ from ledger.core.requests import (
 )
 from ledger.core.state import Reason
 from ledger.proofs import certified_header, consistency_path, handover_of
+from ledger.shelf import Shelf
 from ledger.store import StoreError
 
 if TYPE_CHECKING:
@@ -49,6 +52,13 @@ POLLS_MAX: Final = 512
 """Requests that wait for a block; over either limit one is answered at once, so that waiting never keeps out asking."""
 
 
+class _Pruned(Exception):
+    """What is asked for is from before the height at which this node's ledger began."""
+
+    def __init__(self, first_height: int) -> None:
+        super().__init__(f"this node's ledger began at height {first_height}: ask an archive")
+
+
 class LedgerService:
     """Serves one archive. With `submit`, a witness's door, entries are taken too; without it, reads only.
 
@@ -65,6 +75,7 @@ class LedgerService:
         self._submit = submit
         self._waiting = waiting
         self._in_flight: Counter[AccountId] = Counter()
+        self._shelf = Shelf(archive)
         self._polls: Counter[AccountId] = Counter()
 
     async def answer(self, peer: AccountId, request: bytes) -> bytes:
@@ -80,6 +91,8 @@ class LedgerService:
             return encode_error("bad_request", str(error))
         except StoreError:
             return encode_error("unavailable", "this node cannot read its ledger file")
+        except _Pruned as error:
+            return encode_error("pruned", str(error))
         finally:
             self._in_flight[peer] -= 1
             if not self._in_flight[peer]:
@@ -100,8 +113,11 @@ class LedgerService:
             case LockOf(lock_id):
                 return self._lock(lock_id)
             case ReceiptOf(entry_id):
-                receipt = self._archive.receipt(entry_id)
-                return {"receipt": b"" if receipt is None else receipt.encode()}
+                return self._receipt(entry_id)
+            case SnapshotOffer():
+                return await self._shelf.offer()
+            case ChunkOf(height, index):
+                return await self._shelf.chunk(height, index)
             case _:
                 return self._prove(request)
 
@@ -160,6 +176,8 @@ class LedgerService:
         return {"evidence": taken, "next": after}
 
     async def _blocks(self, peer: AccountId, request: BlocksFrom) -> dict[str, Any]:
+        if request.height < self._archive.store.first_height:
+            raise _Pruned(self._archive.store.first_height)
         if request.wait_ms and self._archive.height < request.height and self._may_wait(peer):
             self._polls[peer] += 1
             try:
@@ -170,6 +188,12 @@ class LedgerService:
                 if not self._polls[peer]:
                     del self._polls[peer]
         return {"blocks": self._archive.store.blocks(request.height, request.count, BLOCKS_BYTES_MAX)}
+
+    def _receipt(self, entry_id: bytes) -> dict[str, Any]:
+        receipt, store = self._archive.receipt(entry_id), self._archive.store
+        if receipt is None and store.first_height > 1:
+            raise _Pruned(store.first_height)  # not final, or from before: another node can tell
+        return {"receipt": b"" if receipt is None else receipt.encode()}
 
     def _may_wait(self, peer: AccountId) -> bool:
         return self._polls[peer] < POLLS_PER_PEER_MAX and self._polls.total() < POLLS_MAX

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ledger.archive import Archive
-from ledger.asking import ANSWER_S, Request, Untrustworthy, ask, byte_strings
+from ledger.asking import ANSWER_S, Request, Unavailable, Untrustworthy, ask, byte_strings
 from ledger.core.block import FinalBlock
 from ledger.core.chain import BadBlock, Tip, UnknownVersionError
 from ledger.core.encoding import WireError
 from ledger.core.entries import Rekey, verify_entry
 from ledger.core.heads import certify
 from ledger.core.keys import AccountId, peer_id
-from ledger.core.requests import BlocksFrom
+from ledger.core.receipt import Receipt, ReceiptError
+from ledger.core.requests import BlocksFrom, ReceiptOf, field
+from ledger.join import Joining
 from ledger.store import Batch, Store
 from ledger.watch import Watch
 
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
     from ledger.core.light import SplitView
-    from ledger.core.receipt import Receipt
     from ledger.core.state import LedgerState, Moment
 
 __all__ = ["HEDGE_S", "POLL_WAIT_MS", "Follower", "Request", "Untrustworthy", "pull_blocks"]
@@ -108,14 +109,19 @@ class Follower:
         request: Request,
         *,
         archive: Archive | None = None,
+        is_recent: bool = False,
     ) -> None:
-        """`sources()` names the witnesses that can be reached now. Replays `store`; `StoreError` if that fails."""
+        """`sources()` names the witnesses that can be reached now. Replays `store`; `StoreError` if that fails.
+
+        With `is_recent`, an empty ledger begins at the newest snapshot that a source has, not at genesis.
+        """
         self.genesis = genesis
         self.archive = Archive(store) if archive is None else archive
         self.request = request
         self.sources = sources
         self._turn = 0
         self.watch = Watch(self.archive, request)
+        self._is_recent = is_recent
         self._visit = trio.CancelScope()
         self._asking: tuple[AccountId, float] | None = None
         self._turnstile = trio.Lock()
@@ -148,6 +154,37 @@ class Follower:
         """The receipt of an entry that is final here."""
         return self.archive.receipt(entry_id)
 
+    async def fetch_receipt(self, entry_id: bytes) -> Receipt | None:
+        """The receipt of an entry, from here or, where this ledger began after it, from any source that has it.
+
+        None if nobody who answers has one that holds. It is verified, whoever sent it.
+        """
+        receipt = self.receipt(entry_id)
+        if receipt is not None or self.archive.store.first_height <= 1:
+            return receipt
+        for source in self.sources():
+            try:
+                return await self._receipt_from(source, entry_id)
+            except (ConnectionError, TimeoutError, trio.TooSlowError) as error:
+                _log.debug("ledger: %s has no receipt: %s", peer_id(source), error)
+            except Untrustworthy as error:
+                _log.warning("ledger: %s is not believed: %s", peer_id(source), error)
+        return None
+
+    async def _receipt_from(self, source: AccountId, entry_id: bytes) -> Receipt:
+        fields = await ask(self.request, source, ReceiptOf(entry_id))
+        try:
+            data = field(fields, "receipt", bytes)
+            if not data:
+                raise Unavailable("not_final", "the entry is not final there")
+            receipt = Receipt.decode(data)
+            receipt.verify(self.genesis, self.committee)
+        except (WireError, ReceiptError) as error:
+            raise Untrustworthy(f"a receipt: {error}") from error
+        if receipt.entry.entry_id(self.genesis.network_id) != entry_id:
+            raise Untrustworthy("a receipt of another entry")
+        return receipt
+
     def blocks(self, from_height: int = 1, count: int | None = None) -> Iterator[FinalBlock]:
         """Final blocks from a height on, for display and audit."""
         return self.archive.blocks(from_height, count)
@@ -172,11 +209,21 @@ class Follower:
 
     async def run(self) -> None:
         """Pull, verify and keep blocks, until cancelled. Whatever a source does, another one is asked next."""
+        if self._is_recent and not self.archive.height:
+            await self._begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pull_when_slow)
             nursery.start_soon(self._watch_sources)
             while True:
                 await self._pull_from_all()
+
+    async def _begin(self) -> None:
+        """Take in the newest snapshot of any source; if all of them have none, the ledger is young: pull it whole."""
+        joining = Joining(self.archive, self.request)
+        while True:
+            if await joining.attempt(self.sources()):
+                return
+            await trio.sleep(PAUSE_S_MAX)
 
     async def _pull_from_all(self) -> None:
         """Ask one source after the other, and stay with each while it answers as it should."""

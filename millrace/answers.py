@@ -22,6 +22,7 @@ from millrace.errors import UsageError
 from millrace.governance import Governance
 from millrace.money import receipt_fields, submit
 from millrace.rekeying import Rekeying
+from millrace.sightings import check_heads, evidence_found, standing_of_ledger
 
 if TYPE_CHECKING:
     from ledger.core.block import FinalBlock
@@ -56,6 +57,8 @@ class Answers:
             "balance": self._balance,
             "send": self._send,
             "ledger.head": self._head,
+            "ledger.check": self._check,
+            "ledger.evidence": self._evidence,
             "ledger.show": self._show,
             "ledger.receipts": self._receipts,
             "ledger.receipt": self._receipt,
@@ -117,6 +120,7 @@ class Answers:
                 "age_s": max(0, node.clock_ms() - head.time_ms) // 1000,
                 "trouble": node.follower.archive.trouble,
                 "waiting": node.wallet.waits_for,
+                **standing_of_ledger(node.follower),
             },
             "rules": self._governance.standing(),
             "key": self._rekeying.standing(),
@@ -225,6 +229,12 @@ class Answers:
             "quorum": committee.quorum,
         }
 
+    async def _check(self, params: dict[str, Any], _emit: Emit) -> object:
+        return await check_heads(self._node.follower, params["peers"])
+
+    async def _evidence(self, _params: dict[str, Any], _emit: Emit) -> object:
+        return evidence_found(self._node.follower)
+
     async def _show(self, params: dict[str, Any], _emit: Emit) -> object:
         count = params["count"]
         newest = self._node.follower.head.height - count + 1
@@ -271,7 +281,7 @@ class Answers:
         }
 
     async def _receipt(self, params: dict[str, Any], _emit: Emit) -> object:
-        receipt = self._node.follower.receipt(_hex(params["entry"], "entry"))
+        receipt = await self._node.follower.fetch_receipt(_hex(params["entry"], "entry"))
         if receipt is None:
             raise UsageError(
                 "there is no receipt for this entry",
@@ -281,6 +291,13 @@ class Answers:
         return {"entry": params["entry"], "receipt": receipt.encode()}
 
     async def _audit(self, _params: dict[str, Any], emit: Emit) -> object:
+        first_height = self._node.follower.archive.store.first_height
+        if first_height > 1:
+            raise UsageError(
+                "this node cannot audit the ledger",
+                f'it began at block {first_height} (ledger.history = "recent"); an audit starts from genesis',
+                'audit on a node with history = "full"',
+            )
         return await self._node.books.audit(emit)
 
     async def _jobs(self, params: dict[str, Any], _emit: Emit) -> object:

@@ -23,6 +23,7 @@ __all__ = [
     "Api",
     "ConfigError",
     "Energy",
+    "Ledger",
     "Log",
     "Network",
     "Node",
@@ -111,6 +112,13 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class Ledger:
+    """[ledger]; `history` is "full" or "recent"."""
+
+    history: str
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """[api]; `socket` is resolved, never "auto"."""
 
@@ -137,6 +145,7 @@ class NodeConfig:
     energy: Energy
     spend: Spend
     network: Network
+    ledger: Ledger
     api: Api
     log: Log
 
@@ -230,6 +239,7 @@ def _build(paths: Paths, values: tuple[Value, ...]) -> NodeConfig:
         energy=Energy(**fields["energy"]),
         spend=Spend(**fields["spend"]),
         network=Network(**fields["network"]),
+        ledger=Ledger(**fields["ledger"]),
         api=Api(**fields["api"]),
         log=Log(**fields["log"]),
     )

@@ -154,15 +154,22 @@ def _assemble(
     async def request(account: AccountId, body: bytes, timeout_s: float) -> bytes:
         return await mesh.requests.request(account, LEDGER, body, timeout_s, body_bytes_max=ANSWER_BYTES_MAX)
 
+    entry_points = tuple(
+        account
+        for account in (check_bootstrap_address(text)[1] for text in network.bootstrap)
+        if account != key.account
+    )
+
     def sources() -> tuple[AccountId, ...]:
         witnesses = archive.chain.committee.witnesses
         linked = tuple(witness for witness in witnesses if mesh.host.is_linked(witness))
-        return linked or witnesses
+        return (*(linked or witnesses), *(account for account in entry_points if account not in witnesses))
 
     async def open_lease(worker: AccountId) -> Channel:
         return await mesh.host.open(worker, LEASE_PROTOCOL, frame_bytes_max=FRAME_BYTES_MAX)
 
-    follower = Follower(genesis, store, sources, request, archive=archive)
+    is_recent = config.ledger.history == "recent"
+    follower = Follower(genesis, store, sources, request, archive=archive, is_recent=is_recent)
     wallet = Wallet(key, genesis, follower, request, store, clock_ms=clock_ms)
     books = Books(key.account, follower)
     settler = Settler(journal, wallet, lambda: follower.state, clock_ms)

@@ -248,6 +248,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         'entry points; "auto": those of the network file',
     ),
     Setting("network.mdns", "mdns", "true", measures.read_bool, "find peers on the local network"),
+    Setting(
+        "ledger.history",
+        "history",
+        '"full"',
+        measures.choice("full", "recent"),
+        "full: all blocks from genesis, checked here; recent: begin at a state that the witnesses certify",
+    ),
     Setting("api.socket", "socket", '"auto"', measures.read_text, '"auto": in the data folder'),
     Setting("api.dashboard", "dashboard", '""', measures.read_text, "web page on loopback", _endpoint_off),
     Setting("api.metrics", "metrics", '""', measures.read_text, "Prometheus on loopback", _endpoint_off),

@@ -162,9 +162,12 @@ class MerkleLog:
             del self._leaves[: (keep_from - self._kept) * NODE_BYTES]
             self._kept = keep_from
 
-    def peaks(self) -> Peaks:
-        """The peaks of the whole log, to extend without touching it."""
-        return Peaks(self._size, tuple(self._peaks))
+    def peaks(self, size: int | None = None) -> Peaks:
+        """The peaks of the whole log, or of its first `size` leaves, to extend without touching it."""
+        if size in {None, self._size}:
+            return Peaks(self._size, tuple(self._peaks))
+        size = self._checked(size)
+        return Peaks(size, tuple(self._nodes(0, size)))
 
     def root(self, size: int | None = None) -> bytes:
         """The Merkle tree hash of the first `size` leaves (all, unless told); `IndexError` beyond the log."""
@@ -239,12 +242,16 @@ class MerkleLog:
 
     def _range(self, low: int, high: int) -> bytes:
         """The hash over leaves low..high-1, where low is a multiple of the largest power of two in the range."""
+        return _fold(self._nodes(low, high))
+
+    def _nodes(self, low: int, high: int) -> list[bytes]:
+        """The roots of the complete subtrees of that range, the largest first."""
         nodes = []
         while low < high:
             level = (high - low).bit_length() - 1
             nodes.append(self._subtree(level, low >> level))
             low += 1 << level
-        return _fold(nodes)
+        return nodes
 
     def _subtree(self, level: int, index: int) -> bytes:
         """The root of the complete subtree over leaves index * 2^level on."""

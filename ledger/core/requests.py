@@ -31,6 +31,7 @@ __all__ = [
     "WAIT_MS_MAX",
     "AccountOf",
     "BlocksFrom",
+    "ChunkOf",
     "ConsistencyOf",
     "EvidenceAfter",
     "HandoversFrom",
@@ -39,6 +40,7 @@ __all__ = [
     "LockOf",
     "ReceiptOf",
     "ServiceError",
+    "SnapshotOffer",
     "Submit",
     "SubmitAll",
     "decode_answer",
@@ -152,6 +154,19 @@ class EvidenceAfter:
     after: int
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotOffer:
+    """The newest certified state that is held. Answer: found; if so head, peaks, size, chunks_root."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkOf:
+    """Chunk `index` of the state after block `height`. Answer: found; if so data, path."""
+
+    height: int
+    index: int
+
+
 LedgerRequest: TypeAlias = (
     Submit
     | SubmitAll
@@ -163,6 +178,8 @@ LedgerRequest: TypeAlias = (
     | HandoversFrom
     | ConsistencyOf
     | EvidenceAfter
+    | SnapshotOffer
+    | ChunkOf
 )
 
 
@@ -250,6 +267,8 @@ _OPERATIONS: Final[dict[type, str]] = {
     HandoversFrom: "handovers",
     ConsistencyOf: "consistency",
     EvidenceAfter: "evidence",
+    SnapshotOffer: "snapshot",
+    ChunkOf: "chunk",
 }
 _READERS: Final[dict[str, Callable[[dict[str, Any]], LedgerRequest]]] = {
     "submit": lambda fields: Submit(_bytes(fields, "entry", 1, ENTRY_BYTES_MAX)),
@@ -270,4 +289,8 @@ _READERS: Final[dict[str, Callable[[dict[str, Any]], LedgerRequest]]] = {
         _number(fields, "old_size", 0, _HEIGHT_MAX), _number(fields, "size", 0, _HEIGHT_MAX)
     ),
     "evidence": lambda fields: EvidenceAfter(_number(fields, "after", 0, _HEIGHT_MAX)),
+    "snapshot": lambda _fields: SnapshotOffer(),
+    "chunk": lambda fields: ChunkOf(
+        _number(fields, "height", 1, _HEIGHT_MAX), _number(fields, "index", 0, _HEIGHT_MAX)
+    ),
 }

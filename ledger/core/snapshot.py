@@ -30,6 +30,7 @@ __all__ = [
     "encode_snapshot",
     "snapshot_chunks",
     "state_root",
+    "state_root_of",
 ]
 
 SNAPSHOT_VERSION: Final = 2
@@ -107,8 +108,13 @@ def snapshot_chunks(snapshot: bytes) -> list[bytes]:
 
 def state_root(network_id: NetworkId, snapshot: bytes) -> bytes:
     """SHA-256 of the domain, the network id, the snapshot's size, and the Merkle root over its chunks."""
-    chunks = Peaks().extend(snapshot_chunks(snapshot)).root()
-    return digest(_DOMAIN, network_id, len(snapshot).to_bytes(8, "big"), chunks)
+    chunks_root = Peaks().extend(snapshot_chunks(snapshot)).root()
+    return state_root_of(network_id, len(snapshot), chunks_root)
+
+
+def state_root_of(network_id: NetworkId, size: int, chunks_root: bytes) -> bytes:
+    """The same, for whoever has not the snapshot but its size and the root over its chunks."""
+    return digest(_DOMAIN, network_id, size.to_bytes(8, "big"), chunks_root)
 
 
 def _add(parts: list[bytes], lines: Sequence[bytes]) -> None:

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ledger_audit_verb",
+    "ledger_evidence_verb",
     "ledger_head_verb",
     "ledger_receipt_verb",
     "ledger_show_verb",
     "ledger_verify_verb",
 ]
 
-RECEIPT_BYTES_MAX: Final = 64 << 10
+RECEIPT_BYTES_MAX: Final = 256 << 10
 PROGRESS_S: Final = 0.1
 """How long an audit without a node goes on between two words of progress."""
 _AMOUNTS: Final = frozenset(
@@ -51,13 +52,69 @@ _AMOUNTS: Final = frozenset(
 
 
 @verb("head")
-def ledger_head_verb(session: Session) -> int:
-    """The newest block this node has verified."""
+@click.option("--check", is_flag=True, help="Hold the heads of PEERs against this node's chain.")
+@click.argument("peers", nargs=-1, metavar="[PEER]...")
+def ledger_head_verb(session: Session, check: bool, peers: tuple[str, ...]) -> int:
+    """The newest block this node has verified.
+
+    With --check, ask each PEER, or else every witness in reach, for its newest block, with the proof that it is final.
+    Exit code 1 if one of them is on another chain.
+    """
+    if check:
+        return _check_heads(session, peers)
+    if peers:
+        raise click.BadParameter("a peer is asked with --check: millrace ledger head --check PEER")
     answer = session.call("ledger.head")
     totals = answer.get("totals")
     fields = {**answer, **(totals if isinstance(totals, dict) else {})}
     session.answer(answer, lambda: table(("FIELD", "VALUE"), _rows(fields)))
     return 0
+
+
+def _check_heads(session: Session, peers: tuple[str, ...]) -> int:
+    answer = session.call("ledger.check", peers=list(peers))
+    heads = answer.get("heads", [])
+    split = str(answer.get("split") or "")
+    rows = [
+        tuple(clean(head.get(name)) for name in ("peer", "verdict", "height", "detail")) for head in heads
+    ]
+    session.answer(answer, lambda: table(("PEER", "VERDICT", "HEIGHT", "DETAIL"), rows) if rows else "nobody")
+    if split:
+        session.say(clean(split))
+    return 1 if split or any(head.get("verdict") == "split" for head in heads) else 0
+
+
+@verb("evidence")
+def ledger_evidence_verb(session: Session) -> int:
+    """Proofs that witnesses lied: who, what and when. Exit code 1 if there are any.
+
+    Each was verified when it came, and holds for anybody: --json prints the records.
+    """
+    answer = session.call("ledger.evidence")
+    found = answer.get("evidence", [])
+    session.answer(answer, lambda: table(_EVIDENCE_HEADINGS, map(_evidence_row, found)) if found else "none")
+    if split := answer.get("split"):
+        session.say(clean(split))
+    return 1 if found else 0
+
+
+_EVIDENCE_HEADINGS: Final = ("WHO", "WHAT", "EPOCH", "SLOT", "WHEN")
+_WHAT: Final = {
+    "two_blocks": "proposed two blocks in one slot",
+    "notar_notar": "voted for two blocks in one slot",
+    "notar_final": "voted for one block and made another final",
+    "skip_final": "skipped a slot and made its block final",
+    "final_final": "made two blocks of one slot final",
+    "fork": "made two chains final",
+}
+
+
+def _evidence_row(found: dict[str, Any]) -> tuple[str, ...]:
+    culprits, suspects = found.get("culprits") or [], found.get("suspects") or []
+    who = ", ".join(map(short, culprits)) or f"more than f of {', '.join(map(short, suspects))}"
+    what = _WHAT.get(str(found.get("what")), clean(found.get("what")))
+    when = _shown(found["time_ms"], "time_ms") if found.get("time_ms") else ""
+    return (who, what, clean(found.get("epoch")), clean(found.get("slot")), when)
 
 
 @verb("show")

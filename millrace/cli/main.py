@@ -58,6 +58,7 @@ GROUPS: Final[dict[str, dict[str, str]]] = {
         "head": "The newest verified block.",
         "show": "Blocks and their entries.",
         "audit": "Replay the whole ledger from genesis.",
+        "evidence": "Proofs that witnesses lied.",
         "receipt": "Receipts of this node's entries.",
         "verify": "Check a receipt offline, with the network file alone.",
     },

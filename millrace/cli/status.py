@@ -150,8 +150,11 @@ class _Facts:
         text, age = f"block {part.get('height', 0)}", part.get("age_s")
         text += f", {_span(age)} old" if isinstance(age, (int, float)) and part.get("height") else ""
         text += f" · {part.get('entries', 0)} entries verified here"
-        trouble = part.get("trouble")
-        return f"{text} · {clean(trouble)}" if trouble else text
+        if part.get("evidence"):
+            text += f" · {part['evidence']} proofs that a witness lied: millrace ledger evidence"
+        for fault in (part.get("split"), part.get("trouble")):
+            text += f" · {clean(fault)}" if fault else ""
+        return text
 
     def sandbox(self) -> str:
         """Which layers of the sandbox stand."""

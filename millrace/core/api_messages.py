@@ -54,6 +54,7 @@ COUNT_MAX: Final = 1_000
 SECONDS_MAX: Final = 7 * 24 * 3600
 REPLICAS_MAX: Final = 3
 WORKERS_MAX: Final = 64
+PEERS_CHECKED_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ METHODS: Final[dict[str, Method]] = {
         streams=True,
     ),
     "ledger.head": Method({}),
+    "ledger.check": Method({"peers": Param(list, default=(), low=0, high=PEERS_CHECKED_MAX)}),
+    "ledger.evidence": Method({}),
     "ledger.show": Method(
         {
             "from": Param(int, default=None, low=0, high=(1 << 63) - 1),

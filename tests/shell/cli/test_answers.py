@@ -56,6 +56,12 @@ ANSWERS: dict[str, Any] = {
     "balance": {"account": PEER, "balance": 5, "limit": 7, "available": 12, "locked": 3},
     "send": {"entry": ENTRY, "height": 4, "index": 0, "to": PEER, "amount": 1, "receipt": b"r"},
     "ledger.head": {"height": 4, "time_ms": 1_700_000_000_000, "totals": {"balance": 0, "locked": 0}},
+    "ledger.check": {
+        "height": 4,
+        "heads": [{"peer": PEER, "verdict": "agrees", "height": 4, "detail": EVIL}],
+        "split": "",
+    },
+    "ledger.evidence": {"evidence": [], "left_out": 0, "split": ""},
     "ledger.show": {
         "blocks": [
             {
@@ -177,6 +183,8 @@ READS = [
     (["balance"], "0.000012"),
     (["balance", PEER], "locked"),
     (["ledger", "head"], "2023-11-14 22:13:20 UTC"),
+    (["ledger", "head", "--check"], "agrees"),
+    (["ledger", "evidence"], "none"),
     (["ledger", "show"], "1.000000"),
     (["ledger", "show", "4", "--count", "1"], ENTRY),
     (["ledger", "audit"], "good"),
@@ -248,6 +256,32 @@ def test_every_kind_of_entry_shows_its_facts(
     out = capsys.readouterr().out
     assert part in out
     assert ENTRY in out
+
+
+def test_a_split_and_evidence_are_told_and_are_an_exit_code(
+    node: FakeNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = "witnesses made two chains final"
+    node.answers["ledger.check"] = {
+        "heads": [{"peer": PEER, "verdict": "split", "height": 9, "detail": ""}],
+        "split": split,
+    }
+    assert main(["ledger", "head", "--check", PEER]) == 1
+    assert node.asked[-1] == ("ledger.check", {"peers": [PEER]})
+    assert main(["ledger", "head", PEER]) == 2, "a peer without --check is a mistake"
+    lie = {"what": "skip_final", "epoch": 1, "slot": 7, "time_ms": None, "culprits": [PEER], "suspects": []}
+    fork = lie | {"what": "fork", "culprits": [], "suspects": [PEER, PEER], "time_ms": 1_700_000_000_000}
+    node.answers["ledger.evidence"] = {"evidence": [lie, fork, lie | {"what": EVIL}], "split": split}
+    assert main(["ledger", "evidence"]) == 1
+    told = capsys.readouterr()
+    assert "skipped a slot and made its block final" in told.out
+    assert "more than f of" in told.out
+    assert "2023-11-14" in told.out
+    assert split in told.err
+    assert "\x1b" not in told.out + told.err
+    node.answers["status"] = STATUS | {"ledger": {"height": 3, "evidence": 2, "split": split}}
+    assert main(["status"]) == 0
+    assert "2 proofs that a witness lied" in capsys.readouterr().out
 
 
 def test_a_failed_audit_is_a_failure(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
