@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.core.consensus import MESSAGE_BYTES_MAX, Ask, Message, Relay, decode_message, encode_message
+from ledger.core.consensus import (
+    MESSAGE_BYTES_MAX,
+    Ask,
+    Message,
+    Recall,
+    Recalled,
+    Relay,
+    decode_message,
+    encode_message,
+)
 from ledger.core.encoding import Kind, WireError
+from ledger.core.evidence import VotePair
 from ledger.core.requests import (
     ANSWER_BYTES_MAX,
     AccountOf,
@@ -44,11 +54,18 @@ MESSAGES: list[Message] = [
     next(item.proposal for item in final_machine().persisted if item.proposal is not None),
     Ask(9, 3, b"h" * 32),
     Relay((entry(FOUR), entry(FOUR, seq=2))),
+    Recall(3, 9),
+    Recalled(3, 9, 11, (vote(FOUR, 1, Kind.SKIP, 10), vote(FOUR, 1, Kind.NOTAR, 10, b"h" * 32))),
+    VotePair(vote(FOUR, 1, Kind.NOTAR, 3, b"g" * 32), vote(FOUR, 1, Kind.NOTAR, 3, b"h" * 32)),
 ]
 
 
 def test_the_examples_of_the_specification() -> None:
     assert encode_message(Ask(7, 5)).hex() == "04" + "0" * 15 + "7" + "0" * 15 + "5" + "0" * 64
+    assert encode_message(Recall(0, 5)).hex() == "07" + "0" * 8 + "0" * 15 + "5"
+    answer = "08" + "0" * 8 + "0" * 15 + "5" + "0" * 15 + "7" + "00"
+    assert encode_message(Recalled(0, 5, 7, ())).hex() == answer
+    assert decode_message(bytes.fromhex(answer)) == Recalled(0, 5, 7, ())
     poll = "84a26f70a6626c6f636b73a668656967687403a5636f756e7440a7776169745f6d73cd07d0"
     assert encode_request(BlocksFrom(3, wait_ms=2_000)).hex() == poll
     assert encode_answer({"status": "waiting"}).hex() == "81a26f6b81a6737461747573a777616974696e67"
