@@ -240,8 +240,8 @@ class Holdings:
 
     def accounts(self) -> list[tuple[AccountId, Account]]:
         """Every account of which anything but zeros is known, in the order of its bytes."""
-        merged = _merged([layer.accounts for layer in self.layers])
-        return sorted((key, a) for key, a in merged.items() if a.balance or a.limit or a.seq or a.active_ms)
+        merged = self._known()
+        return [(key, merged[key]) for key in sorted(merged)]
 
     def key_lines(self) -> list[tuple[AccountId, KeyLine]]:
         """Every account that ever did a REKEY, in the order of its bytes."""
@@ -319,10 +319,10 @@ class Holdings:
             bound |= {sponsor, beneficiary}
         idle = [
             account_id
-            for account_id, a in self.accounts()
+            for account_id, a in self._known().items()
             if not a.balance and not a.limit and a.active_ms + ACTIVE_SPAN_MS < time_ms
         ]
-        gone = [account_id for account_id in idle if account_id not in bound]
+        gone = sorted(account_id for account_id in idle if account_id not in bound)
         for account_id in gone:
             self._top.accounts[account_id] = _NOBODY
         self._top.forgotten += gone
@@ -393,6 +393,10 @@ class Holdings:
         layer.forgotten.clear()
         self._forget_closed()
         self._forget_idle()
+
+    def _known(self) -> dict[AccountId, Account]:
+        merged = _merged([layer.accounts for layer in self.layers])
+        return {key: a for key, a in merged.items() if a.balance or a.limit or a.seq or a.active_ms}
 
     def _keep(self, table: dict[_Key, int], key: _Key, value: int) -> None:
         # A zero is dropped at the bottom only: a higher layer must go on covering what stands below it.
