@@ -84,9 +84,9 @@ def audit_file(
 
         def told(done: int, entries: int) -> None:
             if progress is not None:
-                progress(done, file.height, entries, used)
+                progress(done, file.height - file.first_height + 1, entries, used)
 
-        return audit_on_all_cores(genesis, file.blocks, told, cores=used)
+        return audit_on_all_cores(genesis, file.blocks, told, cores=used, base=file.base)
 
 
 def report_fields(report: AuditReport) -> dict[str, Any]:

@@ -29,6 +29,10 @@ CREATE TABLE drawers (drawer INTEGER NOT NULL, key BLOB NOT NULL, value BLOB NOT
 KEY_BYTES_MAX: Final = 255
 
 
+BASE_NOTE: Final = b"base"
+"""The note that holds the log's peaks where a store that began at a snapshot begins: size (8 bytes), then the nodes."""
+
+
 class Drawer(IntEnum):
     """What lies in which drawer, and its key."""
 

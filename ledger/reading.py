@@ -1,7 +1,7 @@
 """A ledger file that is only read: by an audit, beside the node that writes it or where no node is (SPEC.md §7.2).
 
-Nothing is loaded but the head, which says how far the file goes: of a long ledger, as of a short one, no more than a
-page of blocks is in memory.
+Nothing is loaded but the head, which says how far the file goes, and the snapshot where a ledger begins with one: of a
+long ledger, as of a short one, no more than a page of blocks is in memory.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from ledger.blocks import Blocks, Head
+from ledger.core.audit import Base
+from ledger.core.merkle import NODE_BYTES, Peaks
 from ledger.database import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -20,6 +22,8 @@ from ledger.database import (
     WrongNetworkError,
     check,
 )
+from ledger.drawers import BASE_NOTE, Drawer, Drawers
+from ledger.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +48,15 @@ class LedgerFile:
         self._database = Database(path, read_only=True)
         try:
             with self._database.translated():
-                self._blocks = Blocks(self._database, self._head())
+                self._check_head()
+                self._database.read("BEGIN")  # one moment of a file that a node may be writing
+                head, seals = self._read_head()
+                self._blocks = Blocks(self._database, head)
+                self.base: Final = self._read_base(seals) if head.base_height else None
+                """The certified snapshot that this ledger begins with, if it was pruned; else it begins at genesis."""
+                self._database.read(
+                    "COMMIT"
+                )  # held on, it would keep the node's write-ahead file from shrinking
         except BaseException:
             self._database.close()
             raise
@@ -61,37 +73,54 @@ class LedgerFile:
 
     @property
     def first_height(self) -> int:
-        """The lowest height whose block is here."""
-        return self._blocks.first_height
+        """The lowest height that can be replayed: that of the first block, or the next after the base."""
+        return 1 if self.base is None else self.base.block.header.height + 1
 
     @property
     def height(self) -> int:
         """The height of the last block when the file was opened; 0 if there was none."""
         return self._blocks.head.height
 
-    def blocks(self, from_height: int = 1) -> Iterator[bytes]:
-        """Encoded final blocks, from a height up to `height`."""
-        at = from_height
+    def blocks(self) -> Iterator[bytes]:
+        """Encoded final blocks from `first_height` to `height`."""
+        at = self.first_height
         while page := self._blocks.encoded(at, BLOCKS_PER_READ, READ_BYTES_MAX):
             yield from page
             at += len(page)
 
-    def _head(self) -> Head:
+    def _read_base(self, seals: bytes) -> Base:
+        """The oldest certified snapshot that is kept, with the peaks there: the first ones and the blocks since."""
+        drawers = Drawers(self._database)
+        drawers.load(seals)
+        snapshots = Snapshots(self._database, drawers)
+        notes = drawers.get(Drawer.NOTES, BASE_NOTE)
+        found = min(
+            (one for one in snapshots.all() if one.certified), key=lambda one: one.height, default=None
+        )
+        if found is None or notes is None:
+            raise Damage("it does not begin at height 1, and the snapshot that it begins with is missing")
+        nodes = tuple(notes[at : at + NODE_BYTES] for at in range(8, len(notes), NODE_BYTES))
+        peaks = Peaks(int.from_bytes(notes[:8], "big"), nodes)
+        for block in self._blocks.all(self._blocks.first_height + 1):
+            if block.header.height > found.height:
+                break
+            peaks = peaks.extend(entry.encode() for entry in block.entries)
+        first = self._blocks.block(found.height)
+        if first is None:
+            raise Damage(f"the block of its snapshot, {found.height}, is missing")
+        return Base(first, snapshots.read(found), peaks)
+
+    def _check_head(self) -> None:
         path, database = self._database.path, self._database
         if database.read_one("PRAGMA application_id") != (APPLICATION_ID,):
             raise StoreCorruptError(f"{path} is not a ledger database of this program; name another file")
-        if (version := database.read_one("PRAGMA user_version")) != (SCHEMA_VERSION,):
-            found = version[0] if version else None
+        (version,) = database.read_one("PRAGMA user_version") or (None,)
+        if version != SCHEMA_VERSION:
             raise StoreError(
-                f"{path} has format {found}, this program reads format {SCHEMA_VERSION}: use the program version that "
-                "wrote it"
+                f"{path} has format {version}, this program reads format {SCHEMA_VERSION}: use the program version "
+                "that wrote it"
             )
-        row = database.read_one("SELECT data, checksum FROM head")
-        if row is None:
-            raise Damage("its head is missing")
-        data, found = row
-        check("its head", found, b"head", data)
-        head = Head.decode(data)
+        head, _ = self._read_head()
         if head.network_id != self.genesis.network_id:
             raise WrongNetworkError(
                 f"{path} belongs to network {head.network_id.hex()[:16]}, not {self.genesis.network_id.hex()[:16]}: "
@@ -99,8 +128,16 @@ class LedgerFile:
             )
         # A node may have committed since: its mark is then ahead of this head, but not of the next look at it.
         noted = CommitMark(path, head.store_id).read()
-        if noted > head.number and database.read_one("SELECT data FROM head") == (data,):
+        if noted > head.number and self._read_head()[0].number == head.number:
             raise Damage(
                 f"its last {noted - head.number} transactions are gone, although they were acknowledged"
             )
-        return head
+
+    def _read_head(self) -> tuple[Head, bytes]:
+        """The head, and what it says of all drawers."""
+        row = self._database.read_one("SELECT data, checksum FROM head")
+        if row is None:
+            raise Damage("its head is missing")
+        data, found = row
+        check("its head", found, b"head", data)
+        return Head.decode(data), data[Head.BYTES :]

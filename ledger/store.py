@@ -30,8 +30,8 @@ from ledger.database import (
     check,
     checksum,
 )
+from ledger.drawers import BASE_NOTE, Drawer, Drawers
 from ledger.drawers import SCHEMA as DRAWERS_SCHEMA
-from ledger.drawers import Drawer, Drawers
 from ledger.own_votes import OwnVotes
 from ledger.signed import SignedEntries, SignedEntry
 from ledger.snapshots import SCHEMA as SNAPSHOTS_SCHEMA
@@ -71,9 +71,6 @@ CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), data BLOB NOT NULL, 
 {DRAWERS_SCHEMA}
 {SNAPSHOTS_SCHEMA}
 """
-
-
-_BASE: Final = b"base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +307,11 @@ class Store:
             draft.head = self._blocks.begin(draft.connection, draft.head, block)
             self._snapshots.put(draft.connection, header.height, snapshot, certified=True)
             nodes = header.tree_size.to_bytes(8, "big") + b"".join(peaks.nodes)
-            self.drawers.put(draft.connection, Drawer.NOTES, _BASE, nodes)
+            self.drawers.put(draft.connection, Drawer.NOTES, BASE_NOTE, nodes)
 
     def base_peaks(self) -> Peaks:
         """The log's peaks at `first_leaf`: where the log of a store that began at a snapshot is known from."""
-        data = self.drawers.get(Drawer.NOTES, _BASE)
+        data = self.drawers.get(Drawer.NOTES, BASE_NOTE)
         if data is None:
             return Peaks()
         nodes = tuple(data[at : at + NODE_BYTES] for at in range(8, len(data), NODE_BYTES))

@@ -6,7 +6,6 @@ import functools
 import json
 import subprocess
 import sys
-from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +18,6 @@ from millrace.core.statement import Statement
 from millrace.errors import NetworkTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from ledger.core.keys import AccountId
     from ledger.core.receipt import Receipt
     from ledger.sync import Follower
@@ -91,25 +88,20 @@ class Books:
             cwd=_CODE,
             start_new_session=True,
         )
+        why, report, rest = "its process ended early; the node's log says more", None, b""
         async with self._audit_turn, trio.open_nursery() as nursery:
             process = await nursery.start(begin)
-            why = "its process ended early; the node's log says more"
-            async with aclosing(_lines(process.stdout)) as events:
-                async for event in events:
+            async for data in process.stdout:
+                *lines, rest = (rest + data).split(b"\n")
+                for event in map(json.loads, lines):
                     if event["event"] == "report":
-                        del event["event"]
-                        return event
-                    if event["event"] == "error":
+                        report = {name: value for name, value in event.items() if name != "event"}
+                    elif event["event"] == "error":
                         why = event["why"]
                     else:
                         await emit(event)
-        raise NetworkTrouble("the ledger was not audited", why, "see `millrace ledger head`, then ask again")
-
-
-async def _lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[dict[str, Any], None]:
-    """What the auditing process says, one JSON value a line."""
-    rest = b""
-    async for data in stream:
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield json.loads(line)
+        if report is None:
+            raise NetworkTrouble(
+                "the ledger was not audited", why, "see `millrace ledger head`, then ask again"
+            )
+        return report

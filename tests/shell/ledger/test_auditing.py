@@ -15,11 +15,12 @@ from ledger import auditing, signatures
 from ledger.auditing import audit_file, audit_on_all_cores, report_fields
 from ledger.core.actions import Dispute, Transfer
 from ledger.core.audit import audit
+from ledger.core.book_snapshot import snapshot
 from ledger.core.violations import AuditRule
 from ledger.database import StoreCorruptError, StoreError, WrongNetworkError
 from ledger.store import Batch, open_store
-from tests.core.ledger.audit_forge import ALICE, BOB, CAROL, NEW, AuditForge, genesis
-from tests.core.ledger.test_audit_rules import Scene
+from tests.core.ledger.audit_forge import ALICE, BOB, CAROL, EVE, NEW, AuditForge, genesis
+from tests.core.ledger.test_audit_rules import Scene, long_chain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,6 +140,35 @@ def test_a_file_is_audited_while_a_node_writes_it(tmp_path: Path) -> None:
 
         assert audit_file(path, scene.genesis, write_on, cores=1).blocks == 10
         assert audit_file(path, scene.genesis, cores=1).blocks == 34
+
+
+def test_a_pruned_file_is_audited_from_its_base(tmp_path: Path) -> None:
+    forge = AuditForge()
+    base = long_chain(forge)
+    forge.block([forge.sign(EVE, Transfer(BOB.account, 3))])
+    path = tmp_path / "ledger.db"
+    with open_store(path, forge.genesis) as store:
+        store.begin(base.block, base.snapshot, base.peaks)
+        store.write(Batch(blocks=tuple(forge.blocks[1_000:])))
+    seen: list[tuple[int, int, int, int]] = []
+    report = audit_file(path, forge.genesis, lambda *at: seen.append(at), cores=2)
+    assert report == audit(forge.genesis, forge.blocks[1_000:], base=base)
+    assert report.ok, report.violation
+    assert (report.base_height, report.blocks, seen[-1][:2]) == (1_000, 1, (1, 1))
+    # A newer snapshot takes the place of the first: the audit begins there, and the log's peaks follow the blocks.
+    while len(forge.blocks) < 2_000:
+        forge.block([])
+    newer = snapshot(forge.books)
+    forge.block([forge.sign(ALICE, Transfer(EVE.account, 3))])
+    with open_store(path, forge.genesis) as store:
+        store.write(Batch(blocks=tuple(forge.blocks[1_001:])))
+        store.save_snapshot(2_000, newer, certified=True)
+        for found in store.snapshots():
+            if found.height == 1_000:
+                store.drop_snapshot(found)
+    report = audit_file(path, forge.genesis, cores=1)
+    assert report.ok, report.violation
+    assert (report.base_height, report.entries, report.tree_size) == (2_000, 1, 4)
 
 
 def test_what_is_no_ledger_of_this_network_is_refused(tmp_path: Path) -> None:
