@@ -118,7 +118,7 @@ class Answers:
                 "entries": node.follower.archive.chain.log.size,
                 "time_ms": head.time_ms,
                 "age_s": max(0, node.clock_ms() - head.time_ms) // 1000,
-                "trouble": node.follower.archive.trouble,
+                "trouble": node.follower.archive.trouble or node.follower.archive.damage,
                 "waiting": node.wallet.waits_for,
                 **standing_of_ledger(node.follower),
             },
