@@ -31,6 +31,7 @@ from ledger.core.entries import decode_entry, verify_entry
 from ledger.core.merkle import Peaks
 from ledger.core.receipt import Receipt, receipt_for
 from ledger.core.state import LedgerState, Moment, Refusal
+from ledger.opening import load_chain
 from ledger.store import Batch, open_store
 
 try:
@@ -67,7 +68,7 @@ def append(entries: int) -> Iterator[Figure]:
         blocks.append((block.encode(), [signed_pair(entry, made.genesis) for entry in part]))
     with tempfile.TemporaryDirectory() as folder:
         with open_store(Path(folder) / "ledger.db", made.genesis) as store:
-            chain = store.load_chain()
+            chain = load_chain(store)
 
             def work(item: tuple[bytes, object]) -> None:
                 final = chain.accept(FinalBlock.decode(item[0]))
@@ -134,7 +135,7 @@ def _profile(made: Workload, size: int) -> Iterator[Figure]:
     def store() -> None:
         path = Path(tempfile.mkdtemp(dir=folder)) / "ledger.db"
         with open_store(path, fresh.genesis) as opened:
-            opened.load_chain()
+            load_chain(opened)
             start = time.process_time()
             opened.write(Batch(blocks=(block,)))
             spent.append(time.process_time() - start)
@@ -262,7 +263,7 @@ def _fill(path: Path, made: Workload, entries: Iterator[Entry], count: int) -> i
     """Write the entries in full blocks, ten to a transaction; how many bytes the entries alone have."""
     raw = 0
     with open_store(path, made.genesis) as store:
-        store.load_chain()
+        load_chain(store)
         batch: list[FinalBlock] = []
         for part in bar("filling a ledger file", chunks(entries, BLOCK_ENTRIES_MAX), count, len):
             batch.append(made.block(part))

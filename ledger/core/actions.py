@@ -15,7 +15,14 @@ from ledger.core.approvals import APPROVERS_MAX, NO_APPROVALS, Approvals
 from ledger.core.committee import WITNESSES_MAX
 from ledger.core.encoding import Kind, NetworkId, WireError
 from ledger.core.genesis import TIME_MS_MAX
-from ledger.core.keys import ACCOUNT_BYTES, SIGNATURE_BYTES, AccountId, SigningKey, is_strict_point
+from ledger.core.keys import (
+    ACCOUNT_BYTES,
+    SIGNATURE_BYTES,
+    SUSPECT_TOP_BYTES,
+    AccountId,
+    SigningKey,
+    is_strict_point,
+)
 
 if TYPE_CHECKING:
     from ledger.core.params import Params
@@ -88,9 +95,17 @@ class Transfer:
     memo_hash: bytes = NO_HASH
 
     def __post_init__(self) -> None:
-        check_account(self.to, "transfer: to")
-        check_amount(self.amount, "transfer: amount")
-        check_hash(self.memo_hash, "transfer: memo_hash")
+        # One test for all that is well: most entries are transfers.
+        to = self.to
+        if (
+            len(to) != ACCOUNT_BYTES
+            or to[31] & 0x7F in SUSPECT_TOP_BYTES
+            or not 1 <= self.amount <= AMOUNT_MAX
+            or len(self.memo_hash) != HASH_BYTES
+        ):
+            check_account(to, "transfer: to")
+            check_amount(self.amount, "transfer: amount")
+            check_hash(self.memo_hash, "transfer: memo_hash")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ledger.core.committee import Committee
+    from ledger.core.encoding import NetworkId
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
     from ledger.core.keys import AccountId
-    from ledger.core.merkle import Peaks
+    from ledger.core.merkle import Growth, Peaks
     from ledger.core.votes import Certificate
 
 __all__ = [
@@ -91,7 +92,8 @@ class Candidate:
     block: Block
     tip: Tip
     state: LedgerState
-    peaks: Peaks
+    growth: Growth
+    """What its entries add to the log."""
     certificate: Certificate | None = None
     closing: Closing | None = None
 
@@ -161,21 +163,22 @@ class Chain:
             return self._execute_void(block, parent_state, parent_peaks)
         state = parent_state.branch()
         at = Moment(header.height, header.time_ms, self.committee.leader(header.slot), header.epoch)
+        holds = _signature_check(network_id, is_verified)
+        keys = _signers(block.entries, parent_state, holds)
         for position, entry in enumerate(block.entries):
             key = state.signer(entry)
-            trusted = is_verified is not None and is_verified(entry, key)
-            if not trusted and not verify_entry(entry, network_id, key):
+            if key != keys[position] and not holds(entry, key):
                 return f"entry {position} has a wrong signature"
             outcome = state.apply(entry, at)
             if isinstance(outcome, Refusal):
                 return f"entry {position} is refused: {outcome.reason}: {outcome.detail}"
         state.close_block(at)
-        peaks = parent_peaks.extend(entry.encode() for entry in block.entries)
-        if (header.tree_size, header.log_root) != (peaks.size, peaks.root()):
+        growth = parent_peaks.grow(entry.encoded for entry in block.entries)
+        if (header.tree_size, header.log_root) != (growth.peaks.size, growth.peaks.root()):
             return "the header's log root is not that of its entries"
         if header.state_root != _state_root(state, header.height):
             return "the header's state root is not that of its entries"
-        self.add(Candidate(block, self._tip_of(header), state, peaks))
+        self.add(Candidate(block, self._tip_of(header), state, growth))
         return None
 
     def _execute_void(self, block: Block, state: LedgerState, peaks: Peaks) -> str | None:
@@ -185,7 +188,7 @@ class Chain:
             return "the epoch is over: a block above its last one has no entries, and the same log"
         if header.state_root != NO_ROOT:
             return "the epoch is over: a block above its last one names no state"
-        self.add(Candidate(block, self._tip_of(header), state, peaks))
+        self.add(Candidate(block, self._tip_of(header), state, peaks.grow(())))
         return None
 
     def add(self, candidate: Candidate) -> None:
@@ -222,7 +225,7 @@ class Chain:
                 bytes_left -= len(entry.encoded)
         if not is_void:
             state.close_block(at)
-        peaks = peaks.extend(entry.encode() for entry in chosen)
+        growth = peaks.grow(entry.encoded for entry in chosen)
         header = Header(
             epoch=self.committee.epoch,
             slot=slot,
@@ -230,12 +233,12 @@ class Chain:
             parent_slot=parent.slot,
             parent_hash=parent_hash,
             time_ms=at.time_ms,
-            tree_size=peaks.size,
-            log_root=peaks.root(),
+            tree_size=growth.peaks.size,
+            log_root=growth.peaks.root(),
             state_root=NO_ROOT if is_void else _state_root(state, parent.height + 1),
             count=len(chosen),
         )
-        return Candidate(Block(header, tuple(chosen)), self._tip_of(header), state, peaks)
+        return Candidate(Block(header, tuple(chosen)), self._tip_of(header), state, growth)
 
     def path_to(self, block_hash: bytes) -> list[Candidate] | None:
         """The candidates from right above the final block up to `block_hash`; None if a link is missing."""
@@ -267,8 +270,7 @@ class Chain:
             return []
         for candidate in path:
             self.state.adopt(candidate.state)
-            for entry in candidate.block.entries:
-                self.log.append(entry.encode())
+            self.log.take(candidate.growth)
             self.tip = candidate.tip
             if self.keeps_snapshots and not self.tip.height % STATE_ROOT_INTERVAL:
                 self.certified = self.tip.height, self.state.snapshot()
@@ -322,7 +324,7 @@ class Chain:
         if parent_hash == self.tip.block_hash:
             return self.state, self.log.peaks(), self.tip
         candidate = self._candidates[parent_hash]
-        return candidate.state, candidate.peaks, candidate.tip
+        return candidate.state, candidate.growth.peaks, candidate.tip
 
     def _misplaced(self, header: Header, parent: Tip) -> str | None:
         if header.epoch != self.committee.epoch:
@@ -364,6 +366,27 @@ def _final_block(candidate: Candidate) -> FinalBlock | None:
     if candidate.closing is None:
         return None
     return FinalBlock(candidate.block.header, entries, certificate, candidate.closing)
+
+
+def _signature_check(network_id: NetworkId, is_verified: IsVerified | None) -> IsVerified:
+    if is_verified is None:
+        return lambda entry, key: verify_entry(entry, network_id, key)
+    return lambda entry, key: is_verified(entry, key) or verify_entry(entry, network_id, key)
+
+
+def _signers(entries: Iterable[Entry], before: LedgerState, holds: IsVerified) -> list[AccountId | None]:
+    """The keys that signed, by the state before the block; None from the first signature on that does not hold.
+
+    All at once, before any entry is applied: libsodium's tables and the state push each other out of the processor's
+    cache. A REKEY earlier in the same block makes another key the right one: then the caller asks again.
+    """
+    keys: list[AccountId | None] = []
+    is_whole = True
+    for entry in entries:
+        key = before.signer(entry)
+        is_whole = is_whole and holds(entry, key)
+        keys.append(key if is_whole else None)
+    return keys
 
 
 def _state_root(state: LedgerState, height: int) -> bytes:

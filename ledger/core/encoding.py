@@ -61,11 +61,11 @@ class Kind(IntEnum):
 _PREFIXES: Final = {kind: _DOMAIN + bytes((kind,)) for kind in Kind}
 
 
-def signing_bytes(kind: Kind, network_id: NetworkId, body: bytes) -> bytes:
-    """The bytes that are signed for `body`: domain, kind, network, body (SPEC.md §2)."""
+def signing_bytes(kind: Kind, network_id: NetworkId, body: bytes, *, behind: bytes = b"") -> bytes:
+    """The bytes that are signed for `body`: domain, kind, network, body (SPEC.md §2); `behind` stands before them."""
     if len(network_id) != NETWORK_ID_BYTES:
         raise ValueError(f"a network id has {NETWORK_ID_BYTES} bytes, not {len(network_id)}")
-    return b"".join((_PREFIXES[kind], network_id, body))
+    return b"".join((behind, _PREFIXES[kind], network_id, body))
 
 
 def digest(*parts: bytes) -> bytes:

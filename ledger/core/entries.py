@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import InitVar, dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.actions import (
@@ -46,9 +47,9 @@ from ledger.core.approvals import (
     take_approvals,
 )
 from ledger.core.committee import WITNESSES_MAX
-from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
+from ledger.core.encoding import Kind, NetworkId, Reader, WireError, signing_bytes
 from ledger.core.genesis import TIME_MS_MAX
-from ledger.core.keys import ACCOUNT_BYTES, SIGNATURE_BYTES, AccountId, SigningKey, verify
+from ledger.core.keys import ACCOUNT_BYTES, SIGNATURE_BYTES, SUSPECT_TOP_BYTES, AccountId, SigningKey, verify
 from ledger.core.params import Params
 from ledger.core.vouchers import VOUCHER_BYTES, Voucher, decode_voucher, sign_voucher, verify_voucher
 
@@ -144,15 +145,20 @@ class Entry:
     """For `take_entry` alone, which has the entry's bytes already; everyone else leaves it out."""
     encoded: bytes = field(init=False, repr=False, compare=False)
     """The entry's bytes, packed once: they are signed, hashed twice, stored and sent."""
+    named: tuple[NetworkId, bytes] | None = field(init=False, default=None, repr=False, compare=False)
+    """For `entry_id` alone: the last network that asked, and the id there, which pool, state and store all ask for."""
 
     def __post_init__(self, wire: bytes | None) -> None:
-        check_account(self.account, "entry: account")
         # One test for all that is well: this runs for every entry of every block.
-        if not (
-            1 <= self.seq <= SEQUENCE_MAX
-            and 0 <= self.not_after_ms <= TIME_MS_MAX
-            and 0 <= self.fee <= AMOUNT_MAX
+        account = self.account
+        if (
+            len(account) != ACCOUNT_BYTES
+            or account[31] & 0x7F in SUSPECT_TOP_BYTES
+            or not 1 <= self.seq <= SEQUENCE_MAX
+            or not 0 <= self.not_after_ms <= TIME_MS_MAX
+            or not 0 <= self.fee <= AMOUNT_MAX
         ):
+            check_account(account, "entry: account")
             check_range(self.seq, 1, SEQUENCE_MAX, "entry: seq")
             check_range(self.not_after_ms, 0, TIME_MS_MAX, "entry: not_after_ms")
             check_range(self.fee, 0, AMOUNT_MAX, "entry: fee")
@@ -177,7 +183,11 @@ class Entry:
 
     def entry_id(self, network_id: NetworkId) -> bytes:
         """SHA-256 of the signing bytes: independent of the signature, different on every network."""
-        return digest(signing_bytes(Kind.ENTRY, network_id, self.body()))
+        named = self.named
+        if named is None or named[0] != network_id:
+            named = (network_id, sha256(signing_bytes(Kind.ENTRY, network_id, self.body())).digest())
+            object.__setattr__(self, "named", named)
+        return named[1]
 
 
 def sign_entry(
@@ -222,7 +232,7 @@ def verify_entry(entry: Entry, network_id: NetworkId, key: AccountId | None = No
     Without a key, the account's first one, which is its name, is asked.
     """
     signer = entry.account if key is None else key
-    return verify(signer, entry.signature, Kind.ENTRY, network_id, entry.body())
+    return verify(signer, entry.signature, Kind.ENTRY, network_id, entry.encoded[:-SIGNATURE_BYTES])
 
 
 def decode_entry(data: bytes) -> Entry:
@@ -241,20 +251,22 @@ def take_entry(data: bytes, start: int) -> tuple[Entry, int]:
     if layout is None:
         return _take_long(data, start)
     end = start + layout.size
-    if end + SIGNATURE_BYTES > len(data):
+    after = end + SIGNATURE_BYTES
+    if after > len(data):
         raise WireError(f"entry: {layout.size + SIGNATURE_BYTES} bytes expected, {len(data) - start} left")
+    if layout is _TRANSFER:  # most entries are transfers
+        _, account, seq, not_after_ms, fee, to, amount, memo_hash = _TRANSFER.unpack_from(data, start)
+        move = Transfer(to, amount, memo_hash)
+        return Entry(account, seq, not_after_ms, fee, move, data[end:after], data[start:after]), after
     kind, account, seq, not_after_ms, fee, *payload = layout.unpack_from(data, start)
     action: Action
-    if kind == _TRANSFER_TYPE:
-        action = Transfer(*payload)
-    elif kind == _CLAIM_TYPE:
+    if kind == _CLAIM_TYPE:
         action = Claim(*payload)
     elif kind == _LOCK_TYPE:
         payee, amount, expiry_ms, dispute_ms, arbiters, needed, default_bps, terms = payload
         action = Lock(payee, amount, expiry_ms, terms, dispute_ms, arbiters, needed, default_bps)
     else:
         action = _RARE_FIXED[kind](*payload)
-    after = end + SIGNATURE_BYTES
     entry = Entry(account, seq, not_after_ms, fee, action, data[end:after], data[start:after])
     return entry, after
 

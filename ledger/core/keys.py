@@ -18,6 +18,7 @@ __all__ = [
     "ACCOUNT_BYTES",
     "SEED_BYTES",
     "SIGNATURE_BYTES",
+    "SUSPECT_TOP_BYTES",
     "AccountId",
     "SigningKey",
     "account_from_peer_id",
@@ -55,8 +56,10 @@ _SMALL_ORDER_Y: Final = frozenset(
         ),
     )
 )
-# Only a y with one of these top bytes can be refused: the quick way out for all other keys and signatures.
-_SUSPECT_TOP_BYTES: Final = frozenset((0x7F, *(y >> 248 for y in _SMALL_ORDER_Y)))
+SUSPECT_TOP_BYTES: Final = frozenset((0x7F, *(y >> 248 for y in _SMALL_ORDER_Y)))
+"""Only a point whose last byte, without its highest bit, is one of these can be refused: the quick way out."""
+_crypto_sign_open: Final = lib.crypto_sign_open
+_NULL: Final = ffi.NULL
 
 
 class SigningKey:
@@ -87,25 +90,32 @@ class SigningKey:
 
 def verify(account: bytes, signature: bytes, kind: Kind, network_id: NetworkId, body: bytes) -> bool:
     """Whether `signature` is `account`'s strict Ed25519 signature of `body` as a record of `kind`."""
-    return verify_bytes(account, signature, signing_bytes(kind, network_id, body))
+    # libsodium wants the signature in front of what is signed: both are joined in one step.
+    return _holds(account, signature, signing_bytes(kind, network_id, body, behind=signature))
 
 
 def verify_bytes(public_key: bytes, signature: bytes, message: bytes) -> bool:
     """Strict Ed25519 over raw bytes (SPEC.md §2): never raises, whatever the bytes are."""
+    return _holds(public_key, signature, signature + message)
+
+
+def _holds(public_key: bytes, signature: bytes, signed: bytes) -> bool:
     if len(public_key) != ACCOUNT_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
-    if not is_strict_point(public_key) or not is_strict_point(signature[:32]):
+    # Almost every key and signature is past the strict rule with its top byte: no call, no copy.
+    if public_key[31] & 0x7F in SUSPECT_TOP_BYTES and not is_strict_point(public_key):
         return False
-    signed = signature + message
+    if signature[31] & 0x7F in SUSPECT_TOP_BYTES and not is_strict_point(signature[:32]):
+        return False
     # libsodium's own function, with the lock of the interpreter released: PyNaCl's wrapper copies the message out
     # again, which nobody reads. NULL says that it need not.
-    result: int = lib.crypto_sign_open(ffi.NULL, ffi.NULL, signed, len(signed), public_key)
+    result: int = _crypto_sign_open(_NULL, _NULL, signed, len(signed), public_key)
     return result == 0
 
 
 def is_strict_point(encoded: bytes) -> bool:
     """Whether 32 bytes are a canonical encoding (y < 2^255 - 19) and not one of small order."""
-    if encoded[31] & 0x7F not in _SUSPECT_TOP_BYTES:
+    if encoded[31] & 0x7F not in SUSPECT_TOP_BYTES:
         return True
     y = int.from_bytes(encoded, "little") & _SIGN_MASK
     return y < _PRIME and y not in _SMALL_ORDER_Y

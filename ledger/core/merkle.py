@@ -17,6 +17,7 @@ __all__ = [
     "PROOF_NODES_MAX",
     "TILE_LEAVES",
     "Fetch",
+    "Growth",
     "MerkleLog",
     "Peaks",
     "leaf_hash",
@@ -63,20 +64,47 @@ class Peaks:
 
     def extend(self, leaves: Iterable[bytes]) -> Peaks:
         """The peaks after `leaves` (whole entries, not hashes) are appended; `self` stays as it is."""
-        size, nodes = self.size, list(self.nodes)
-        for leaf in leaves:
-            node = leaf_hash(leaf)
-            carry = size
-            while carry & 1:
-                node = _node(nodes.pop(), node)
-                carry >>= 1
-            nodes.append(node)
-            size += 1
-        return Peaks(size, tuple(nodes))
+        return self.grow(leaves).peaks
+
+    def grow(self, leaves: Iterable[bytes]) -> Growth:
+        """What appending `leaves` (whole entries) makes: the peaks after them, and all that a `MerkleLog` keeps."""
+        sha256 = hashlib.sha256
+        row = [sha256(b"\0" + leaf).digest() for leaf in leaves]
+        hashes, count = b"".join(row), len(row)
+        peaks = list(self.nodes)  # as `pop` needs them: the smallest is the last
+        grown: list[bytes] = []  # the peaks after, smallest first
+        rows: list[bytes] = []
+        size, level = self.size, 0
+        while row or size:
+            # `row` are the new complete subtrees of this level; an old one that stood alone begins the first pair.
+            if level >= TILE_LEVEL and row:
+                rows.append(b"".join(row))
+            if size & 1:
+                row.insert(0, peaks.pop())
+            if len(row) & 1:
+                grown.append(row.pop())
+            row = [
+                sha256(b"\1" + left + right).digest() for left, right in zip(row[::2], row[1::2], strict=True)
+            ]
+            size >>= 1
+            level += 1
+        return Growth(self.size, hashes, tuple(rows), Peaks(self.size + count, tuple(reversed(grown))))
 
     def root(self) -> bytes:
         """The Merkle tree hash of the log."""
         return _fold(self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What appending some leaves to a log of `before` leaves makes; `MerkleLog.take` needs to hash nothing again."""
+
+    before: int
+    leaves: bytes
+    """The leaf hashes, back to back."""
+    rows: tuple[bytes, ...]
+    """From the tiles' level up, the roots of the subtrees that these leaves complete, back to back."""
+    peaks: Peaks
 
 
 class MerkleLog:
@@ -153,6 +181,17 @@ class MerkleLog:
         self._leaves += node
         self._add(node, 0)
         return index
+
+    def take(self, growth: Growth) -> None:
+        """Append what `peaks().grow(…)`, or `grow` of peaks that it led to, has hashed; `ValueError` anywhere else."""
+        if growth.before != self._size:
+            raise ValueError(f"leaves for a log of {growth.before} do not fit one of {self._size}")
+        self._leaves += growth.leaves
+        for level, row in enumerate(growth.rows):
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            self._levels[level] += row
+        self._size, self._peaks = growth.peaks.size, list(growth.peaks.nodes)
 
     def forget_leaves(self, below: int, fetch: Fetch) -> None:
         """Drop the leaf hashes of complete tiles below leaf `below`; `fetch(low, high)` gives them from now on."""

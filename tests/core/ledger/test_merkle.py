@@ -192,3 +192,28 @@ def test_a_log_that_began_at_a_base_proves_what_came_after(base: int) -> None:
 
 def peaks_of(size: int) -> Peaks:
     return Peaks().extend(MANY[:size])
+
+
+def test_a_log_takes_what_its_peaks_grew() -> None:
+    hashed = [b"%d" % number for number in range(3 * TILE_LEAVES + 77)]
+    whole = MerkleLog(hashed)
+    for cut in (0, 1, 2, 3, 255, 256, 257, 511, 512, 700, len(hashed)):
+        for first in {0, min(1, cut), cut // 2, max(0, cut - 1)}:
+            log = MerkleLog(hashed[:first])
+            log.take(log.peaks().grow(hashed[first:cut]))
+            growth = log.peaks().grow(hashed[cut:])
+            assert growth.peaks == whole.peaks()
+            log.take(growth)
+            assert log.peaks() == whole.peaks()
+            assert [log.tile_root(n) for n in range(log.tiles)] == [
+                whole.tile_root(n) for n in range(whole.tiles)
+            ]
+            for index in range(0, len(hashed), 97):
+                assert log.inclusion_proof(index) == whole.inclusion_proof(index)
+
+
+def test_a_log_takes_nothing_that_grew_elsewhere() -> None:
+    log = MerkleLog([b"a", b"b"])
+    with pytest.raises(ValueError, match="do not fit"):
+        log.take(Peaks().grow([b"a"]))
+    assert log.size == 2
