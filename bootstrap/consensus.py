@@ -105,16 +105,16 @@ class ConsensusLinks:
             frame_bytes_max=MESSAGE_BYTES_MAX,
             streams_per_peer_max=STREAMS_PER_WITNESS_MAX,
         )
-        kept: dict[AccountId, trio.CancelScope] = {}
+        kept: dict[_Outbox, trio.CancelScope] = {}
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
-                for account in [account for account in kept if account not in self._out]:
-                    kept.pop(account).cancel()
-                for account, outbox in self._out.items():
-                    if account not in kept:
-                        kept[account] = trio.CancelScope()
-                        nursery.start_soon(self._keep_connected, outbox, kept[account])
+                wanted = set(self._out.values())
+                for outbox in kept.keys() - wanted:
+                    kept.pop(outbox).cancel()
+                for outbox in wanted - kept.keys():
+                    kept[outbox] = trio.CancelScope()
+                    nursery.start_soon(self._keep_connected, outbox, kept[outbox])
                 await self._changed.wait()
 
     async def _keep_connected(self, outbox: _Outbox, scope: trio.CancelScope) -> None:

@@ -52,6 +52,7 @@ from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 if TYPE_CHECKING:
     from ledger.core.entries import Entry
     from ledger.core.keys import AccountId, SigningKey
+    from ledger.core.state import Moment
 
 __all__ = ["CLOCK_AHEAD_MS_MAX", "Simplex"]
 
@@ -86,9 +87,9 @@ class Simplex:
         self.pool = Mempool(self.genesis.network_id) if pool is None else pool
         self.is_over = False
         self.slot = chain.tip.slot + 1
-        self._key = key
-        self._me = key.account
+        self._key, self._me = key, key.account
         self._now = now
+        self._moment: Moment | None = None  # of the entries that come in one round
         self._actions: list[Action] = []
         self._own = OwnVotes(self.committee, now.s, asks=asks)
         self._register = Register(self.committee, key.account, chain.tip.slot, self._own, self._act)
@@ -97,9 +98,8 @@ class Simplex:
         self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
         self._timers = Timers()
-        self._may_build = True
+        self._may_build, self._asked = True, not asks
         self._patience = Patience()
-        self._asked = not asks
         self._register.restore(saved)
 
     @property
@@ -119,7 +119,7 @@ class Simplex:
 
     def feed(self, *events: Event, now: Now) -> list[Action]:
         """What to do now that `events` happened. Entries submitted together share a block."""
-        self._now, self._actions = now, []
+        self._now, self._actions, self._moment = now, [], None
         fresh: list[Entry] = []
         for event in events:
             match event:
@@ -190,8 +190,9 @@ class Simplex:
     def _submit(self, entry: Entry) -> bool:
         """Judge an entry; whether it waits here from now on."""
         before = len(self.pool)
-        at = self.chain.next_moment(self._now.wall_ms)
-        entry_id, refusal = self.pool.offer(entry, self.chain.state, at)
+        if self._moment is None:
+            self._moment = self.chain.next_moment(self._now.wall_ms)
+        entry_id, refusal = self.pool.offer(entry, self.chain.state, self._moment)
         self._act(Judged(entry_id, refusal))
         self._may_build = self._may_build or refusal is None
         return len(self.pool) > before
@@ -233,6 +234,7 @@ class Simplex:
         """These blocks are final: hand them out, and forget what was only about their slots."""
         if not blocks:
             return
+        self._moment = None
         for block in blocks:
             self._act(Finalised(block))
             self.pool.settle(block.entries)
@@ -422,8 +424,8 @@ class Simplex:
             self._send(peer, message)
 
     def _show_final(self, peer: AccountId) -> None:
-        if self._final_certificate is not None:
-            self._send(peer, self._final_certificate)
+        if (final := self._final_certificate) is not None:
+            self._send(peer, final)
 
     # Leaves.
 

@@ -228,3 +228,32 @@ async def test_the_only_witness_has_nobody_to_talk_to(autojump_clock: trio.testi
         await trio.sleep(10)
         assert links.connected == ()
         nursery.cancel_scope.cancel()
+
+
+async def test_links_follow_the_committee(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        nodes = {account: Node(world, account) for account in (A, B, C)}
+        for node in nodes.values():
+            nursery.start_soon(node.run)
+        await nodes[A].links.send(B, b"one")
+        await trio.sleep(1)
+        for node in nodes.values():
+            node.links.change((A, C))
+        await nodes[A].links.send(B, b"not any more")
+        await nodes[B].links.send(A, b"nor back")
+        await nodes[A].links.send(C, b"two")
+        await trio.sleep(1)
+        assert nodes[B].heard == [(A, b"one")]
+        assert nodes[C].heard == [(A, b"two")]
+        assert (nodes[A].links.connected, nodes[B].links.connected) == ((C,), ())
+        for node in nodes.values():
+            node.links.change(())
+            node.links.change((A, B, C))
+        await trio.sleep(1)
+        await nodes[A].links.send(B, b"three")
+        await nodes[B].links.send(A, b"four")
+        await trio.sleep(1)
+        assert nodes[B].heard == [(A, b"one"), (A, b"three")]
+        assert nodes[A].heard == [(B, b"four")]
+        nursery.cancel_scope.cancel()
