@@ -357,6 +357,11 @@ class Store:
         rows = [(_number(key), self.drawers.get(Drawer.EVIDENCE, key)) for key in keys[:count_max]]
         return [(number, record) for number, record in rows if record is not None]
 
+    @property
+    def evidence_count(self) -> int:
+        """How many records of evidence there are."""
+        return len(self.drawers.keys(Drawer.EVIDENCE))
+
     def _put_evidence(self, connection: Connection, record: bytes) -> None:
         keys = self.drawers.keys(Drawer.EVIDENCE)
         identity = sha256(record).digest()
