@@ -284,6 +284,15 @@ class Store:
         """The stored roots of the log's tiles before tile `end`, from the one on that holds the base's end."""
         return self._blocks.tile_roots(end)
 
+    @property
+    def segments(self) -> int:
+        """How many sorted segments the index of entries has."""
+        return self._blocks.head.segments
+
+    def check_segment(self, segment: int) -> None:
+        """Read a segment of the index; `StoreCorruptError` if it is not what was written."""
+        self._blocks.check_segment(segment)
+
     def rekeys(self, account: AccountId) -> list[Place]:
         """Where this account's REKEY entries are, oldest first."""
         return self._blocks.rekeys(account)
