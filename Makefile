@@ -24,8 +24,8 @@ setup:
 guests: ## rebuild the demo's WebAssembly modules and compare them with the committed bytes
 	@scripts/build-guests
 
-simulate: setup ## SEEDS=2000: the ordering protocol under seeded faults
-	@.venv/bin/python -m tests.simulation.ledger.simplex_simulation --seeds $(or $(SEEDS),2000)
+simulate: setup ## SEEDS=2000: the whole ledger under seeded faults, liars and hostile clients, on every core
+	@.venv/bin/python -m tests.simulation.ledger.simulate --seeds $(or $(SEEDS),2000)
 
 durability: setup ## the ledger file under every crash, failing disk, cut and flipped bit (minutes; samples are in `make test`)
 	@DURABILITY=1 .venv/bin/python -m pytest tests/shell/ledger/test_durability.py $(ARGS)

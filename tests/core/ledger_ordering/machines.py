@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 WALL_MS = 1_700_000_000_000
 PAYER, PAYEE = SigningKey(b"p" * 32), SigningKey(b"q" * 32)
-KEYS = tuple(SigningKey(bytes((number + 1,)) * 32) for number in range(7))
+KEYS = tuple(SigningKey(bytes((number + 1,)) * 32) for number in range(10))
 
 
 def genesis(n: int) -> Genesis:
