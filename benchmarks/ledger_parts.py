@@ -26,6 +26,7 @@ from benchmarks.ledger_workload import (
     unsigned_entries,
 )
 from benchmarks.measure import Figure, Least, Most, Paired, bar, paired, verify_alone
+from ledger.auditing import audit_on_all_cores
 from ledger.core.block import BLOCK_ENTRIES_MAX, FinalBlock
 from ledger.core.entries import decode_entry, verify_entry
 from ledger.core.merkle import Peaks
@@ -33,11 +34,6 @@ from ledger.core.receipt import Receipt, receipt_for
 from ledger.core.state import LedgerState, Moment, Refusal
 from ledger.opening import load_chain
 from ledger.store import Batch, open_store
-
-try:
-    from ledger.auditing import audit_on_all_cores
-except ImportError:
-    audit_on_all_cores = None
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,8 +224,6 @@ def memory(entries: int) -> Iterator[Figure]:
 
 def audit(entries: int) -> Iterator[Figure]:
     """A whole ledger judged from genesis, on one core and on all; both in wall time, in turns."""
-    if audit_on_all_cores is None:
-        return
     made = Workload(min(ACCOUNTS, entries))
     signed = bar("audit: signing", made.entries(entries), entries)
     blocks = [block.encode() for block in made.blocks(signed)]
