@@ -101,7 +101,7 @@ def explain_entry(error: EntryRefused | EntryPending | WalletBehind | KeyReplace
             return NetworkTrouble(
                 "no block took the entry in time",
                 error.detail,
-                "nothing moved: try again; see `millrace status`",
+                "nothing has moved so far: look at `millrace balance`, then try again; see `millrace status`",
             )
         case _ if error.reason is Reason.INSUFFICIENT:
             return InsufficientCredit(

@@ -17,7 +17,8 @@ from ledger.core.evidence import vote_pair
 from ledger.core.mempool import Mempool
 from ledger.core.state import LedgerState, Moment, Reason
 from ledger.core.timers import REPEAT_S, Timers
-from tests.core.ledger_ordering.machines import PAYEE, PAYER, WALL_MS, Machine, entry, genesis, vote
+from ledger.core.votes import sign_vote
+from tests.core.ledger_ordering.machines import KEYS, PAYEE, PAYER, WALL_MS, Machine, entry, genesis, vote
 
 FOUR = genesis(4)
 AT = Moment(1, WALL_MS, FOUR.witnesses[1])
@@ -170,3 +171,18 @@ def test_slot_timers_grow_run_once_and_only_while_asked_to() -> None:
     timers.arm(2.0, slot_timeout_s=1.0, runs=True, repeats=False, slots_open=2, is_leader_silent=True)
     assert not timers.slot_is_over(2.0 + 1.44 / 8 - 0.001)
     assert timers.slot_is_over(2.0 + 1.44 / 8 + 0.001)
+
+
+def test_votes_of_another_epoch_are_not_counted_with_those_of_this_one() -> None:
+    """Found by the simulator: a vote of another epoch beside two of this one ended the witness that counted them."""
+    leader = Machine(FOUR, 1)
+    leader.submit(entry(FOUR))
+    block = leader.proposals()[0]
+    name = block.header.hash(FOUR.network_id)
+    witness = Machine(FOUR, 0)
+    other = sign_vote(KEYS[3], replace(FOUR.committee, epoch=1), Kind.NOTAR, slot=1, block_hash=name)
+    witness.hear(block, other, vote(FOUR, 1, Kind.NOTAR, 1, name), sender=1)
+    assert witness.votes(Kind.NOTAR, 1)
+    assert not witness.votes(Kind.FINAL, 1), "two votes of this epoch are no quorum of four"
+    witness.hear(vote(FOUR, 2, Kind.NOTAR, 1, name), sender=2)
+    assert witness.votes(Kind.FINAL, 1)
