@@ -180,6 +180,8 @@ class Database:
             raise self.corrupt(str(error)) from error
         except sqlite3.Error as error:
             raise self._translate(error) from error
+        except UnicodeDecodeError as error:  # SQLite's words on a table whose name rotted
+            raise self.corrupt("the description of its tables") from error
         except OSError as error:
             raise StoreError(f"{self.path} cannot be opened: {error}") from error
 
@@ -218,7 +220,11 @@ class Database:
         )
         try:
             if not self._read_only:
-                connection.execute("PRAGMA journal_mode = WAL")
+                (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                if mode != "wal":
+                    raise StoreFullError(
+                        f"{self.path}: the disk refused a write-ahead file: free some space on it"
+                    )
                 connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")

@@ -62,6 +62,8 @@ __all__ = [
     "open_store",
 ]
 
+HEADER_BYTES: Final = 512
+"""A database has at least one page, and a page at least this."""
 EVIDENCE_MAX: Final = 4_096
 """Records of proved lies; those that come after are not kept."""
 
@@ -97,13 +99,29 @@ class _Draft:
 
 def open_store(path: Path, genesis: Genesis) -> Store:
     """The database at `path`, created if it is not there; `StoreError` if it cannot be used for this network."""
-    store = Store(path, genesis)
+    is_new = not path.exists()
     try:
-        store.prepare()
-    except BaseException:
-        store.close()
+        store = Store(path, genesis)
+        try:
+            store.prepare()
+        except BaseException:
+            store.close()
+            raise
+    except StoreError as error:
+        if is_new:
+            _discard(path)
+            if isinstance(error, StoreCorruptError):
+                raise StoreFullError(
+                    f"{path} cannot be created, the disk is full or fails: free some space, or see the system's log"
+                ) from error
         raise
     return store
+
+
+def _discard(path: Path) -> None:
+    """Remove what a disk that failed left of a file that was being made: the next try begins anew."""
+    for part in ("", "-journal", "-wal", "-shm"):
+        path.with_name(path.name + part).unlink(missing_ok=True)
 
 
 class Store:
@@ -112,7 +130,7 @@ class Store:
     def __init__(self, path: Path, genesis: Genesis) -> None:
         self.path = path
         self.genesis = genesis
-        is_emptied = path.exists() and not path.stat().st_size
+        size = path.stat().st_size if path.exists() else None
         self.database = Database(path)
         self.drawers = Drawers(self.database)
         self._signed = SignedEntries(self.drawers, genesis.network_id)
@@ -121,7 +139,8 @@ class Store:
         head = Head(genesis.network_id, os.urandom(16))
         self._blocks = Blocks(self.database, head)
         self._mark = CommitMark(path, head.store_id)
-        if is_emptied and self._mark.is_there():
+        # SQLite takes a file too short for a header for a new one.
+        if size is not None and size < HEADER_BYTES and (size or self._mark.is_there()):
             self.close()
             raise self.database.corrupt("it is empty, and was not")
 

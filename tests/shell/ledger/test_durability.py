@@ -10,8 +10,6 @@ import errno
 import os
 import random
 import shutil
-import subprocess
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -221,7 +219,11 @@ def test_a_file_cut_short_is_noticed_or_misses_nothing(state: str, request: pyte
         step = 41 if WHOLE else size // 15 or 1
         cuts = {at + off for at in range(0, size, 4096) for off in (0, 1)} if WHOLE else set()
         for at in sorted({*range(0, size, step), *cuts}):
-            whole = told_or_whole(damaged(path, None, at, file.name), acks)
+            try:
+                whole = told_or_whole(damaged(path, None, at, file.name), acks)
+            except BaseException:
+                print(f"{file.name} cut at {at} of {size}")
+                raise
             if file.name.endswith("-mark"):
                 assert whole
             elif state == "aged":  # a killed node's pages may all be in the write-ahead file
@@ -255,29 +257,6 @@ def test_flipped_bits_are_noticed_or_change_nothing(state: str, request: pytest.
             print(f"{state} {seed}: {name} at {at}")
             raise
     assert noticed, "most of a small file is free space, but not all of it"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")
-def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        with closing(open_store(disk / "a.db", ONE)) as store:
-            written = 0
-            with pytest.raises(StoreFullError, match="free some space"):
-                while True:
-                    store.save_note(b"light", bytes(20_000 + written))
-                    written += 1
-            assert len(store.note(b"light") or b"") == 20_000 + written - 1
-        with closing(open_store(disk / "a.db", ONE)) as store:
-            assert len(store.note(b"light") or b"") == 20_000 + written - 1
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_write_ahead_file_that_lost_its_end_is_told_as_such(crashed: Path) -> None:
