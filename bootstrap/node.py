@@ -141,6 +141,7 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(links.run, duty.receive)
         nursery.start_soon(duty.run)
+        nursery.start_soon(archive.scrub)
         mesh.requests.serve(
             LEDGER, service.answer, body_bytes_max=ANSWER_BYTES_MAX, question_bytes_max=REQUEST_BYTES_MAX
         )

@@ -16,6 +16,7 @@ from ledger.core.block import FinalBlock
 from ledger.core.merkle import TILE_LEAVES
 from ledger.opening import load_chain
 from ledger.proofs import receipt_of
+from ledger.scrub import scrub
 from ledger.store import Batch, Store, StoreError
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ BLOCKS_PER_READ: Final = 64
 READ_BYTES_MAX: Final = 1 << 20
 
 
+SCRUB_PAUSE_S: Final = 0.25
+"""Between steps of 1 MiB: a few megabytes a second, beside all that a node does."""
+_END: Final = object()
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +58,8 @@ class Archive:
         self.chain: Chain = self._load()
         self.height = self.chain.tip.height
         self._disk_trouble = ""
+        self.damage = ""
+        """What the scrub found wrong on disk; empty when it found nothing, or is not through."""
         self._grown = trio.Event()
         self._in_thread = in_thread
         self._weight = self._certified_weight = 0
@@ -144,6 +151,23 @@ class Archive:
         self.height = self.chain.tip.height
         self._grown.set()
         self._grown = trio.Event()
+
+    async def scrub(self) -> None:
+        """Read all that is on disk once, slowly, and return: `damage` says what is wrong, if anything is."""
+        steps = scrub(self.store)
+        while True:
+            try:
+                if self._in_thread:
+                    done = await trio.to_thread.run_sync(next, steps, _END)
+                else:
+                    done = next(steps, _END)
+            except StoreError as error:
+                self.damage = str(error)
+                _log.critical("ledger: %s", error)
+                return
+            if done is _END:
+                return
+            await trio.sleep(SCRUB_PAUSE_S)
 
     async def wait_beyond(self, height: int) -> None:
         """Wait until the disk holds a block above `height`."""

@@ -250,6 +250,10 @@ class Blocks:
             roots.append(root)
         return roots
 
+    def check_segment(self, segment: int) -> None:
+        """Read a segment of the index; `StoreCorruptError` if it is not what was written."""
+        self._places.check_segment(segment)
+
     def rekeys(self, account: AccountId) -> list[Place]:
         """Where this account's REKEY entries are, oldest first."""
         return self._landmarks(EntryType.REKEY, account)

@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Self
 
 from ledger.blocks import Blocks, Head
+from ledger.core.actions import Rotate
 from ledger.core.audit import Base
+from ledger.core.block import ends_epoch
+from ledger.core.committee import Committee
+from ledger.core.encoding import WireError
+from ledger.core.handover import BadHandover, Handover
 from ledger.core.merkle import NODE_BYTES, Peaks
 from ledger.database import (
     APPLICATION_ID,
@@ -23,12 +28,14 @@ from ledger.database import (
     check,
 )
 from ledger.drawers import BASE_NOTE, Drawer, Drawers
+from ledger.proofs import handover_note
 from ledger.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ledger.core.block import FinalBlock
     from ledger.core.genesis import Genesis
 
 __all__ = ["LedgerFile"]
@@ -101,14 +108,32 @@ class LedgerFile:
             raise Damage("it does not begin at height 1, and the snapshot that it begins with is missing")
         nodes = tuple(notes[at : at + NODE_BYTES] for at in range(8, len(notes), NODE_BYTES))
         peaks = Peaks(int.from_bytes(notes[:8], "big"), nodes)
-        for block in self._blocks.all(self._blocks.first_height + 1):
+        first = self._blocks.block(self._blocks.first_height)
+        committee = certifier = None if first is None else self._committee(drawers, first.header.epoch)
+        for block in self._blocks.all(self._blocks.first_height):
             if block.header.height > found.height:
                 break
-            peaks = peaks.extend(entry.encode() for entry in block.entries)
-        first = self._blocks.block(found.height)
-        if first is None:
+            if block.header.height > self._blocks.first_height:
+                peaks = peaks.extend(entry.encode() for entry in block.entries)
+            first, certifier = block, committee
+            if ends_epoch(block.entries):
+                committee = _successor(committee, block, peaks)
+        if first is None or first.header.height != found.height:
             raise Damage(f"the block of its snapshot, {found.height}, is missing")
-        return Base(first, snapshots.read(found), peaks)
+        return Base(first, snapshots.read(found), peaks, None if certifier is None else certifier.witnesses)
+
+    def _committee(self, drawers: Drawers, epoch: int) -> Committee | None:
+        """The committee of the first block's epoch, by the handovers kept from genesis on; None if one lacks."""
+        committee = self.genesis.committee
+        try:
+            for number in range(epoch):
+                note = drawers.get(Drawer.NOTES, handover_note(number))
+                if note is None:
+                    return None
+                committee = Handover.decode(note).successor(committee)
+        except (WireError, BadHandover) as error:
+            raise Damage(f"a handover that it keeps: {error}") from error
+        return committee
 
     def _check_head(self) -> None:
         path, database = self._database.path, self._database
@@ -141,3 +166,13 @@ class LedgerFile:
         data, found = row
         check("its head", found, b"head", data)
         return Head.decode(data), data[Head.BYTES :]
+
+
+def _successor(committee: Committee | None, block: FinalBlock, peaks: Peaks) -> Committee | None:
+    """The committee after an epoch's last block that this one certified; `peaks` are the log's behind it."""
+    action = block.entries[-1].action
+    if committee is None or not isinstance(action, Rotate) or not block.verify(committee):
+        return None
+    if (peaks.size, peaks.root()) != (block.header.tree_size, block.header.log_root):
+        return None
+    return Committee(committee.network_id, committee.epoch + 1, action.witnesses)

@@ -76,6 +76,7 @@ class LedgerService:
         self._waiting = waiting
         self._in_flight: Counter[AccountId] = Counter()
         self._shelf = Shelf(archive)
+        self._newest = 0, b""
         self._polls: Counter[AccountId] = Counter()
 
     async def answer(self, peer: AccountId, request: bytes) -> bytes:
@@ -141,7 +142,6 @@ class LedgerService:
 
     def _head(self) -> dict[str, Any]:
         tip = self._archive.chain.tip
-        head = certified_header(self._archive, self._archive.height)
         return {
             "height": self._archive.height,
             "slot": tip.slot,
@@ -150,8 +150,16 @@ class LedgerService:
             "faults_tolerated": self._archive.chain.committee.faults,
             "halted": self._archive.trouble,
             "base": self._archive.store.first_height,
-            "certified": b"" if head is None else head.encode(),
+            "certified": self._certified(),
         }
+
+    def _certified(self) -> bytes:
+        """The newest certified header; made once for each, since its whole block is read for it."""
+        height = self._archive.height
+        if self._newest[0] != height:
+            head = certified_header(self._archive, height)
+            self._newest = height, b"" if head is None else head.encode()
+        return self._newest[1]
 
     def _handovers(self, epoch: int, count: int) -> list[bytes]:
         taken: list[bytes] = []

@@ -303,6 +303,15 @@ class Store:
         """The stored roots of the log's tiles before tile `end`, from the one on that holds the base's end."""
         return self._blocks.tile_roots(end)
 
+    @property
+    def segments(self) -> int:
+        """How many sorted segments the index of entries has."""
+        return self._blocks.head.segments
+
+    def check_segment(self, segment: int) -> None:
+        """Read a segment of the index; `StoreCorruptError` if it is not what was written."""
+        self._blocks.check_segment(segment)
+
     def rekeys(self, account: AccountId) -> list[Place]:
         """Where this account's REKEY entries are, oldest first."""
         return self._blocks.rekeys(account)
@@ -375,6 +384,11 @@ class Store:
         keys = [key for key in self.drawers.keys(Drawer.EVIDENCE) if _number(key) > after]
         rows = [(_number(key), self.drawers.get(Drawer.EVIDENCE, key)) for key in keys[:count_max]]
         return [(number, record) for number, record in rows if record is not None]
+
+    @property
+    def evidence_count(self) -> int:
+        """How many records of evidence there are."""
+        return len(self.drawers.keys(Drawer.EVIDENCE))
 
     def _put_evidence(self, connection: Connection, record: bytes) -> None:
         keys = self.drawers.keys(Drawer.EVIDENCE)

@@ -126,7 +126,7 @@ class Witness:
 
     @property
     def trouble(self) -> str:
-        """Why this witness does not vote at present; empty when it does."""
+        """Why this witness does not vote at present, or what is wrong on its disk; empty when all is well."""
         if self.archive.trouble:
             return self.archive.trouble
         if not self._machine.remembers_all_votes:
@@ -135,7 +135,7 @@ class Witness:
             )
         if not self._machine.may_vote:
             return "it has just started, and waits for what the other witnesses remember of its votes"
-        return ""
+        return self.archive.damage
 
     @property
     def pool(self) -> Mempool:

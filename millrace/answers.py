@@ -118,7 +118,7 @@ class Answers:
                 "entries": node.follower.archive.chain.log.size,
                 "time_ms": head.time_ms,
                 "age_s": max(0, node.clock_ms() - head.time_ms) // 1000,
-                "trouble": node.follower.archive.trouble,
+                "trouble": node.follower.archive.trouble or node.follower.archive.damage,
                 "waiting": node.wallet.waits_for,
                 **standing_of_ledger(node.follower),
             },
@@ -291,13 +291,6 @@ class Answers:
         return {"entry": params["entry"], "receipt": receipt.encode()}
 
     async def _audit(self, _params: dict[str, Any], emit: Emit) -> object:
-        first_height = self._node.follower.archive.store.first_height
-        if first_height > 1:
-            raise UsageError(
-                "this node cannot audit the ledger",
-                f'it began at block {first_height} (ledger.history = "recent"); an audit starts from genesis',
-                'audit on a node with history = "full"',
-            )
         return await self._node.books.audit(emit)
 
     async def _jobs(self, params: dict[str, Any], _emit: Emit) -> object:

@@ -128,6 +128,7 @@ async def open_node(
         node.lending_off = sandbox_off or node.lending_off
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.follower.run)
+            nursery.start_soon(archive.scrub)
             nursery.start_soon(node.wallet.run)
             nursery.start_soon(node.settler.run)
             if runner is not None and config.share.lends:

@@ -25,7 +25,7 @@ FINDINGS_TOLD_MAX: Final = 1_000
 
 
 def evidence_found(follower: Follower) -> dict[str, Any]:
-    """All the evidence that this node holds, verified again, oldest first: who, what, when, and the proof itself."""
+    """All the evidence that this node holds, oldest first: who, what, when, and the proof itself."""
     found = follower.watch.findings()
     return {
         "evidence": [_finding(finding) for finding in found[:FINDINGS_TOLD_MAX]],
@@ -44,7 +44,7 @@ def standing_of_ledger(follower: Follower) -> dict[str, Any]:
             f"witnesses made two chains final, seen at height {' and '.join(map(str, heights))}: more than f of them "
             "lied; rely on nothing new, and ask the operators"
         )
-    return {"evidence": len(follower.archive.store.evidence()), "split": text}
+    return {"evidence": follower.archive.store.evidence_count, "split": text}
 
 
 async def check_heads(follower: Follower, peers: list[Any]) -> dict[str, Any]:

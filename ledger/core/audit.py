@@ -113,7 +113,10 @@ def audit(
 
 
 class Replay:
-    """The chain around the books: one block after the other. A broken rule is a `BrokenRuleError`, and the end."""
+    """The chain around the books: `feed` one block after the other, `end` when there are no more.
+
+    A broken rule is a `BrokenRuleError`, and the end of the replay; `violation` then knows the place.
+    """
 
     def __init__(self, genesis: Genesis, *, signatures: bool = True, check: Check = verify_bytes) -> None:
         """See `audit` for `signatures` and `check`."""
@@ -254,6 +257,10 @@ class Replay:
             raise BrokenRuleError(
                 AuditRule.FINALITY, f"the blocks after height {self._final} have no final certificate"
             )
+        self.books.check_conservation()
+
+    def check_conservation(self) -> None:
+        """Every purse, lock and line counted anew, wherever the replay stands: for whoever watches a ledger grow."""
         self.books.check_conservation()
 
     def violation(self, rule: AuditRule, detail: str) -> Violation:

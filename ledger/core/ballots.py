@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from ledger.core.docket import Docket
 from ledger.core.encoding import Kind
 from ledger.core.evidence import proposal_pair, vote_pair
 from ledger.core.votes import VOTE_KINDS, Certificate, Vote
@@ -13,15 +14,14 @@ if TYPE_CHECKING:
 
     from ledger.core.block import Proposal
     from ledger.core.committee import Committee
-    from ledger.core.evidence import Evidence, Place
+    from ledger.core.evidence import Evidence
     from ledger.core.keys import AccountId
 
-__all__ = ["EVIDENCE_MAX", "SLOTS_AHEAD_MAX", "Ballots"]
+__all__ = ["SLOTS_AHEAD_MAX", "Ballots"]
 
 SLOTS_AHEAD_MAX: Final = 512
 """How far above the last final slot votes are kept. At three votes per witness this bounds memory;
 with the slot timer's growth (SPEC.md §6) it takes hours of a broken network to get that far."""
-EVIDENCE_MAX: Final = 256
 
 _Key: TypeAlias = tuple[Kind, int]
 
@@ -29,7 +29,7 @@ _Key: TypeAlias = tuple[Kind, int]
 class Ballots:
     """The votes and certificates of slots above the last final one. It is given verified votes only."""
 
-    __slots__ = ("_certificates", "_committee", "_evidence", "_floor", "_fresh", "_votes")
+    __slots__ = ("_certificates", "_committee", "_docket", "_floor", "_fresh", "_votes")
 
     def __init__(self, committee: Committee, final_slot: int) -> None:
         self._committee = committee
@@ -37,7 +37,7 @@ class Ballots:
         self._votes: dict[_Key, dict[AccountId, Vote]] = {}
         self._certificates: dict[_Key, Certificate] = {}
         self._fresh: list[Certificate] = []
-        self._evidence: dict[Place, Evidence] = {}
+        self._docket = Docket()
 
     def covers(self, slot: int) -> bool:
         """Whether votes for `slot` are kept: it is above the last final slot, and not too far."""
@@ -62,10 +62,9 @@ class Ballots:
         return self.charge(proposal_pair(first, second))
 
     def charge(self, evidence: Evidence | None) -> Evidence | None:
-        """Verified evidence of this epoch, if it is new: one piece per place is enough, and EVIDENCE_MAX in all."""
-        if evidence is None or evidence.place in self._evidence or len(self._evidence) >= EVIDENCE_MAX:
+        """Verified evidence of this epoch, if it is worth keeping: new, and not the hundredth of one liar."""
+        if evidence is None or not self._docket.add(evidence, self._committee):
             return None
-        self._evidence[evidence.place] = evidence
         return evidence
 
     def is_empty(self) -> bool:

@@ -91,6 +91,10 @@ class OwnVotes:
         if peer in self._committee:
             self._memories[peer] = _Memory(final_slot, slot)
 
+    def lacks(self, peer: AccountId) -> bool:
+        """Whether what `peer` remembers is still waited for."""
+        return not self.knows_all and peer in self._committee and peer not in self._memories
+
     def wakes_at_s(self, now_s: float) -> float | None:
         """When fewer answers than all will do; None once that is past, or does not matter any more."""
         return None if self.knows_all or now_s >= self._recall_until_s else self._recall_until_s

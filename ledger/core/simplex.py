@@ -85,8 +85,7 @@ class Simplex:
         self.genesis = chain.genesis
         self.committee = chain.committee
         self.pool = Mempool(self.genesis.network_id) if pool is None else pool
-        self.is_over = False
-        self.slot = chain.tip.slot + 1
+        self.slot, self.is_over = chain.tip.slot + 1, False
         self._key, self._me = key, key.account
         self._now = now
         self._moment: Moment | None = None  # of the entries that come in one round
@@ -97,9 +96,8 @@ class Simplex:
         self.proposals = self._register.proposals
         self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
-        self._timers = Timers()
+        self._timers, self._patience = Timers(), Patience()
         self._may_build, self._asked = True, not asks
-        self._patience = Patience()
         self._register.restore(saved)
 
     @property
@@ -417,6 +415,8 @@ class Simplex:
             self._show_final(peer)
         if isinstance(question, Recall):
             self._send(peer, recalled(peer, question, self.slot, tip.slot, self._ballots))
+            if self._own.lacks(peer):  # it began after we had asked
+                self._send(peer, Recall(self.committee.epoch, tip.slot))
             return
         for message in supplies(
             question, self.slot, tip.slot, ballots=self._ballots, proposals=self.proposals

@@ -61,7 +61,9 @@ def status_text(status: dict[str, Any]) -> str:
         ("peers", facts.peers()),
         ("jobs", facts.jobs()),
         ("credit", facts.credit()),
+        ("key", facts.key()),
         ("ledger", facts.ledger()),
+        ("rules", facts.rules()),
         ("sandbox", facts.sandbox()),
     ]
     return "\n".join(f"{name:<9}{text}" for name, text in lines if text)
@@ -152,9 +154,39 @@ class _Facts:
         text += f" · {part.get('entries', 0)} entries verified here"
         if part.get("evidence"):
             text += f" · {part['evidence']} proofs that a witness lied: millrace ledger evidence"
-        for fault in (part.get("split"), part.get("trouble")):
+        for fault in (part.get("split"), part.get("trouble"), part.get("waiting")):
             text += f" · {clean(fault)}" if fault else ""
         return text
+
+    def rules(self) -> str:
+        """What decrees have made of the network: epoch, governors, fees, slots."""
+        part = self._part("rules")
+        committee, params = part.get("committee"), part.get("params")
+        if not isinstance(committee, dict) or not isinstance(params, dict):
+            return ""
+        governors = part.get("governors")
+        count = len(governors) if isinstance(governors, list) else 0
+        who = f"{part.get('needed')} of {count} governors decide" if count else "no governors"
+        fees = [params.get("fee_min"), params.get("dispute_fee")]
+        least, dispute = (format_credits(fee) if isinstance(fee, int) else "?" for fee in fees)
+        return (
+            f"epoch {committee.get('epoch')}, decree {part.get('decrees')} · {who} · fees from {least}, "
+            f"{dispute} a dispute · slots of {params.get('slot_timeout_ms')} ms"
+        )
+
+    def key(self) -> str:
+        """Which key spends, where that is not plain, and whether it can be replaced."""
+        part = self._part("key")
+        if not part:
+            return ""
+        told = []
+        if part.get("key") != part.get("account"):
+            told.append(f"{clean(part.get('key'))} signs for this account")
+        if part.get("held") is False:
+            told.append("it is not here, so nothing can be paid: millrace key rotate")
+        if part.get("recovery") is None:
+            told.append("no recovery key: millrace key recovery")
+        return " · ".join(told) or "as made · a recovery key is registered"
 
     def sandbox(self) -> str:
         """Which layers of the sandbox stand."""

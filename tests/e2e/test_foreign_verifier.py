@@ -47,6 +47,7 @@ from millrace.core.terms import Terms, decode_terms, sign_terms
 from p2p.core.advertbook import AdvertBook, Refusal
 from p2p.core.adverts import Advert
 from p2p.core.envelope import EnvelopeKind, open_envelope, seal
+from tests.core.ledger.test_receipts import proved, rekeyed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -313,6 +314,31 @@ def test_receipts_and_every_change_of_one(tmp_path: Path, network: str) -> None:
         else:
             pytest.fail(f"change {at} is taken")
         assert answer.get("error") == expected, (at, answer)
+
+
+def test_receipts_through_rotations_and_rekeys(tmp_path: Path) -> None:
+    """Committees from genesis, keys from the account's first one: both verifiers follow, and refuse the same."""
+    forge = rekeyed()
+    path = tmp_path / "network.toml"
+    save_network(path, NetworkFile(forge.genesis, ()))
+    good = [
+        proved(forge, index, -1, rekeys) for index, rekeys in ((0, ()), (2, (1,)), (3, (1,)), (4, (1, 3)))
+    ]
+    cases = [each.encode() for each in good]
+    record = cases[-1]
+    cases += [flipped(record, at) for at in range(0, len(record), 7)]
+    wrong = [proved(forge, 4, -1, (1,)), proved(forge, 4, -1, (3, 1)), replace(good[-1], handovers=())]
+    cases += [each.encode() for each in wrong]
+    for at, answer in enumerate(ask(tmp_path, [["receipt", str(path), given(each)] for each in cases])):
+        expected = None
+        try:
+            Receipt.decode(cases[at]).verify(forge.genesis)
+        except WireError:
+            expected = "WireError"
+        except ReceiptError as error:
+            expected = error.reason.value
+        assert answer.get("error") == expected, (at, answer)
+        assert (expected is None) == (at < len(good))
 
 
 def test_changed_copies_of_a_ledger(tmp_path: Path, network: str) -> None:

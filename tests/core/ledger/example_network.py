@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from ledger.core.block import NO_BLOCK, NO_ROOT, Certificate, FinalBlock, Header
 from ledger.core.encoding import Kind, digest, signing_bytes
-from ledger.core.entries import Claim, Expire, Lock, Transfer, sign_entry, sign_voucher
+from ledger.core.entries import Claim, Expire, Lock, Transfer, decode_entry, sign_entry, sign_voucher
+from ledger.core.evidence import vote_pair
 from ledger.core.genesis import Genesis
+from ledger.core.handover import Handover
+from ledger.core.heads import CertifiedHeader
 from ledger.core.keys import peer_id
 from ledger.core.merkle import MerkleLog, leaf_hash
 from ledger.core.receipt import receipt_for
@@ -44,6 +47,7 @@ def examples() -> dict[str, str]:
     expire = sign_entry(
         BOB, network_id, seq=1, not_after_ms=EXPIRY_MS + 60_000, fee=0, action=Expire(lock_id)
     )
+    rare = rare_examples(network_id)
     entries = (transfer, lock)
     log = MerkleLog(entry.encode() for entry in entries)
     state = LedgerState(genesis)
@@ -53,6 +57,10 @@ def examples() -> dict[str, str]:
     block_hash = header.hash(network_id)
     final = sign_vote(WITNESS, genesis.committee, Kind.FINAL, slot=1, block_hash=block_hash)
     block = FinalBlock(header, entries, Certificate.from_votes([final], genesis.committee))
+    handover = _handover(genesis, block, rare["rotate"])
+    skip = sign_vote(WITNESS, genesis.committee, Kind.SKIP, slot=1)
+    evidence = vote_pair(skip, final)
+    assert evidence is not None
     three = MerkleLog([*(entry.encode() for entry in entries), claim.encode()])
     return {
         "witness": WITNESS.account.hex(),
@@ -69,7 +77,7 @@ def examples() -> dict[str, str]:
         "voucher": voucher.encode().hex(),
         "claim": claim.encode().hex(),
         "expire": expire.encode().hex(),
-        **rare_examples(network_id),
+        **rare,
         "leaf 0": leaf_hash(transfer.encode()).hex(),
         "leaf 1": leaf_hash(lock.encode()).hex(),
         "leaf 2": leaf_hash(claim.encode()).hex(),
@@ -82,4 +90,19 @@ def examples() -> dict[str, str]:
         "final vote": final.encode().hex(),
         "certificate": block.certificate.encode().hex(),
         "receipt": receipt_for(transfer, 0, log, block).encode().hex(),
+        "handover": handover.encode().hex(),
+        "evidence": evidence.encode().hex(),
     }
+
+
+def _handover(genesis: Genesis, below: FinalBlock, rotate: str) -> Handover:
+    """The example's ROTATE as the only entry of a second block."""
+    entry = decode_entry(bytes.fromhex(rotate))
+    log = MerkleLog(item.encode() for item in (*below.entries, entry))
+    parent = below.header.hash(genesis.network_id)
+    header = Header(0, 2, 2, 1, parent, CREATED_MS + 2000, log.size, log.root(), NO_ROOT, 1)
+    vote = sign_vote(
+        WITNESS, genesis.committee, Kind.FINAL, slot=2, block_hash=header.hash(genesis.network_id)
+    )
+    certificate = Certificate.from_votes([vote], genesis.committee)
+    return Handover(entry, log.inclusion_proof(2), CertifiedHeader(header, certificate))

@@ -180,6 +180,21 @@ def test_all_crash_right_after_the_last_block_is_durable() -> None:
     cluster.check()
 
 
+def test_whoever_joins_an_epoch_late_is_asked_at_once() -> None:
+    cluster = Cluster(FOUR, 4, asks=True)
+    cluster.run(1)
+    cluster.gate = lambda _s, receiver, _m: receiver != 3
+    cluster.serves = lambda _source, _asker: False
+    cluster.submit(rotation(FOUR, [3, 2, 1, 0]))
+    cluster.run(0.4)
+    assert not any(peer.simplex is not None and peer.simplex.may_vote for peer in cluster.peers[:3])
+    cluster.gate, cluster.serves = lambda _s, _r, _m: True, lambda _source, _asker: True
+    cluster.pull(3, 0)
+    cluster.run(0.01)
+    witnesses = [peer.simplex for peer in cluster.peers]
+    assert all(one is not None and one.may_vote and one.committee.epoch == 1 for one in witnesses)
+
+
 def test_three_epochs_in_a_row() -> None:
     cluster = Cluster(FOUR, 7, asks=True)
     committees = [[0, 1, 2, 3], [2, 3, 4, 5], [6, 0], [1, 2, 3, 4, 5, 6, 0]]

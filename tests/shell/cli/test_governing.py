@@ -320,6 +320,22 @@ def test_without_a_recovery_key_the_present_one_names_its_successor(
     assert verify_entry(entry, network_id, NODE.account)  # type: ignore[arg-type]
 
 
+def test_the_status_says_what_was_decreed_and_which_key_spends(
+    node: FakeNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = {"height": 3, "waiting": "LOCK ab, signed and kept, is not final yet: no witness answers"}
+    node.answers["status"] = {**node.answers["status"], "rules": NOW, "key": KEYS, "ledger": ledger}
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert "epoch 1, decree 2 · 2 of 2 governors decide · fees from 0.000000, 0.000005 a dispute" in out
+    assert "no recovery key: millrace key recovery" in out
+    assert "no witness answers" in out
+    replaced = {**KEYS, "key": PEER, "held": False, "recovery": PEER}
+    node.answers["status"] = {**node.answers["status"], "key": replaced}
+    assert main(["status"]) == 0
+    assert f"{PEER} signs for this account · it is not here" in capsys.readouterr().out
+
+
 def test_a_key_that_is_elsewhere_is_said_to_be(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:
     node.answers["key"] = {**KEYS, "key": peer_id(OTHER.account), "held": False}
     assert main(["key", "show"]) == 0

@@ -16,10 +16,13 @@ from ledger.auditing import audit_file, audit_on_all_cores, report_fields
 from ledger.core.actions import Dispute, Transfer
 from ledger.core.audit import audit
 from ledger.core.book_snapshot import snapshot
+from ledger.core.handover import Handover
+from ledger.core.heads import CertifiedHeader
 from ledger.core.violations import AuditRule
 from ledger.database import StoreCorruptError, StoreError, WrongNetworkError
+from ledger.proofs import handover_note
 from ledger.store import Batch, open_store
-from tests.core.ledger.audit_forge import ALICE, BOB, CAROL, EVE, NEW, AuditForge, genesis
+from tests.core.ledger.audit_forge import ALICE, BOB, CAROL, EVE, NEW, SECOND, AuditForge, genesis
 from tests.core.ledger.test_audit_rules import Scene, long_chain
 
 if TYPE_CHECKING:
@@ -169,6 +172,50 @@ def test_a_pruned_file_is_audited_from_its_base(tmp_path: Path) -> None:
     report = audit_file(path, forge.genesis, cores=1)
     assert report.ok, report.violation
     assert (report.base_height, report.entries, report.tree_size) == (2_000, 1, 4)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_handovers_that_a_pruned_file_keeps_prove_its_committee(tmp_path: Path, kept: bool) -> None:
+    forge = AuditForge()
+    rotation = forge.sign(BOB, forge.rotate(SECOND))
+    block = forge.block([rotation])
+    handover = Handover(rotation, (), CertifiedHeader(block.header, block.certificate))
+    base = long_chain(forge)
+    path = tmp_path / "ledger.db"
+    with open_store(path, forge.genesis) as store:
+        if kept:
+            store.save_note(handover_note(0), handover.encode())
+        store.begin(base.block, base.snapshot, base.peaks)
+    report = audit_file(path, forge.genesis, cores=1)
+    assert report.ok, report.violation
+    assert (report.base_height, report.base_proven, report.epoch) == (1_000, kept, 1)
+
+
+def test_a_base_that_ends_an_epoch_was_certified_by_the_committee_before(tmp_path: Path) -> None:
+    forge = AuditForge()
+    while len(forge.blocks) < 999:
+        forge.block([])
+    block = forge.block([forge.sign(BOB, forge.rotate(SECOND))])
+    first = snapshot(forge.books), forge.peaks
+    forge.block([forge.sign(ALICE, Transfer(EVE.account, 3))])
+    path = tmp_path / "ledger.db"
+    with open_store(path, forge.genesis) as store:
+        store.begin(block, *first)
+        store.write(Batch(blocks=tuple(forge.blocks[1_000:])))
+    report = audit_file(path, forge.genesis, cores=1)
+    assert report.ok, report.violation
+    assert (report.base_proven, report.epoch, report.entries) == (True, 1, 1)
+    while len(forge.blocks) < 2_000:
+        forge.block([])
+    with open_store(path, forge.genesis) as store:
+        store.write(Batch(blocks=tuple(forge.blocks[1_001:])))
+        store.save_snapshot(2_000, snapshot(forge.books), certified=True)
+        for found in store.snapshots():
+            if found.height == 1_000:
+                store.drop_snapshot(found)
+    report = audit_file(path, forge.genesis, cores=1)
+    assert report.ok, report.violation
+    assert (report.base_height, report.base_proven) == (2_000, True)
 
 
 def test_what_is_no_ledger_of_this_network_is_refused(tmp_path: Path) -> None:

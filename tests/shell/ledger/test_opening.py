@@ -214,3 +214,28 @@ def test_chunks_are_those_of_the_state_root() -> None:
         CHUNK_BYTES,
         3,
     ]
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("SELECT 1", ""),
+        ("UPDATE blocks SET data = zeroblob(9) WHERE height = 77", "block 77 does not have the checksum"),
+        ("DELETE FROM blocks WHERE height = 78", "block 78 is missing"),
+        ("UPDATE tiles SET root = zeroblob(32)", "tile 0 of the log"),
+        ("DELETE FROM chunks WHERE height = 100", "chunk 0 of the snapshot of height 100 is missing"),
+    ],
+)
+async def test_the_scrub_finds_what_rots_while_nobody_reads_it(
+    tmp_path: Path, ledger: Ledger, statement: str, what: str, autojump_clock: object
+) -> None:
+    blocks, states, _ = ledger
+    await written(tmp_path / "a.db", blocks, {100: states[100], 280: states[280]})
+    with open_store(tmp_path / "a.db", ONE) as store:
+        archive = Archive(store, in_thread=False)
+        damage(tmp_path / "a.db", statement)
+        await archive.scrub()
+        assert what in archive.damage
+        assert bool(archive.damage) is bool(what)
+        assert not archive.trouble
+        assert_good(archive.chain, blocks, states[-1])

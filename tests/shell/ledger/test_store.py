@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ledger.core.encoding import Kind
 from ledger.core.entries import Transfer, sign_entry
 from ledger.core.events import PersistVote
+from ledger.database import checksum
 from ledger.opening import load_chain
 from ledger.store import (
     Batch,
@@ -22,8 +24,6 @@ from ledger.store import (
 from tests.core.ledger_ordering.machines import PAYEE, PAYER, WALL_MS, Machine, entry, genesis, vote
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ledger.blocks import Head
     from ledger.core.block import FinalBlock
 
@@ -183,3 +183,10 @@ def test_it_runs_with_full_synchronous_writes(tmp_path: Path) -> None:
     with open_store(tmp_path / "a.db", ONE) as store:
         assert store.database.writer.execute("PRAGMA synchronous").fetchone() == (2,)
         assert store.database.writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_the_specification_s_row_has_its_checksum() -> None:
+    row = bytes.fromhex("626c6f636b 0000000000000007 000000000000000c 2a")
+    assert checksum(b"block", row[5:21], row[21:]).hex() == "911cd2fbbccd0d76"
+    specification = Path(__file__).parents[3] / "SPEC.md"
+    assert not specification.exists() or "911cd2fbbccd0d76" in specification.read_text()

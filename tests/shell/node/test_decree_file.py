@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ledger.core.encoding import NetworkId
 from ledger.core.entries import NO_APPROVALS, Decree, Limit, Param, Rotate
+from ledger.core.genesis import Genesis
 from ledger.core.keys import SigningKey, peer_id
 from ledger.core.params import Params
 from millrace.decree import (
@@ -21,9 +22,7 @@ from millrace.decree import (
     parse_decree,
     save_decree,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.core.ledger.example_network import ALICE, BOB, examples
 
 NETWORK = NetworkId(b"n" * 32)
 ONE, TWO, THREE = (SigningKey(bytes([number]) * 32) for number in (1, 2, 3))
@@ -49,6 +48,13 @@ def test_what_is_written_is_read(tmp_path: Path, decree: Decree) -> None:
     assert file.is_signed_by(ONE.account, ONE.account)
     assert not file.is_signed_by(ONE.account, TWO.account)
     assert not file.is_signed_by(THREE.account, THREE.account)
+
+
+def test_the_specification_shows_a_draft_as_it_is_written() -> None:
+    genesis = Genesis.decode(bytes.fromhex(examples()["genesis"]))
+    limit = Limit(BOB.account, 50_000_000, 1)
+    file = DecreeFile(genesis.name, genesis.network_id, limit, {}).signed_by(ALICE.account, ALICE)
+    assert format_decree(file) in (Path(__file__).parents[3] / "SPEC.md").read_text()
 
 
 def test_every_word_of_a_decree_is_under_its_signatures() -> None:
