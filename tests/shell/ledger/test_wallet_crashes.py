@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -229,3 +230,26 @@ async def test_what_a_caller_left_open_is_settled_without_another(tmp_path: Path
                 assert wallet.waits_for == ""
             nursery.cancel_scope.cancel()
         assert wallet.follower.state.account(POOR.account).balance == 8
+
+
+async def test_a_committee_that_changes_while_it_is_asked_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the witnesses of an epoch that is over say of the account is no longer what f + 1 witnesses say."""
+    asked: list[int] = []
+    async with memory_network(tmp_path, 1) as network, network.wallet(RICH, "rich") as wallet:
+        first = network.genesis.committee
+        second = replace(first, epoch=1)
+        answer = wallet._request
+
+        async def ask(witness: bytes, body: bytes, timeout_s: float) -> bytes:
+            asked.append(seen[0].epoch)
+            seen[0] = second  # a ROTATE becomes final meanwhile
+            return await answer(witness, body, timeout_s)  # type: ignore[arg-type]
+
+        seen = [first]
+        wallet._request = ask
+        monkeypatch.setattr("ledger.sync.Follower.committee", property(lambda _: seen[0]))
+        with trio.fail_after(20):
+            await wallet.submit(Transfer(POOR.account, 7))
+        assert asked == [0, 1]
