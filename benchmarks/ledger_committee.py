@@ -139,11 +139,15 @@ def finality(seconds: float) -> Iterator[Figure]:
         seen = result.seen
         count = max(1, seen["final"])
         witnesses_us = sum(result.witness_cpu_s) / len(result.witness_cpu_s) / count * 1e6
+        all_s = sum(result.witness_cpu_s) + seen["cpu_s"]
+        yield Figure(part, f"{name}: cores that all processes together got", all_s / seen["seconds"], "")
+        yield Figure(part, f"{name}: entries per CPU second of all processes", count / all_s, "/s")
         yield Figure(part, f"{name}: CPU per entry of one witness", witnesses_us, "µs")
         yield Figure(part, f"{name}: the same, in bare verifications", witnesses_us / result.verify_us, "x")
         yield Figure(
             part, f"{name}: CPU per entry of clients and follower", seen["cpu_s"] / count * 1e6, "µs"
         )
+        yield Figure(part, f"{name}: a bare verification meanwhile", result.verify_us, "µs")
         yield Figure(part, f"{name}: entries per block", count / max(1, seen["blocks"]), "")
         yield Figure(part, f"{name}: refused or lost", seen["refused"] + seen["lost"], "")
 
