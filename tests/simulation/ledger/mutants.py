@@ -19,6 +19,7 @@ from ledger.core import (
     state,
 )
 from ledger.core.actions import Claim, Expire
+from ledger.core.block import FinalBlock
 from ledger.core.chain import Chain
 from ledger.core.committee import Committee
 from ledger.core.encoding import Kind
@@ -163,6 +164,25 @@ def pays_more(original: Callable[..., Any]) -> Callable[..., Any]:
     return plan
 
 
+def finalise_void_blocks(self: Chain, block_hash: bytes) -> list[FinalBlock]:
+    """`Chain.finalise` that goes on above an epoch's last block."""
+    path = self.path_to(block_hash) or []
+    blocks = [
+        FinalBlock(item.block.header, item.block.entries, item.certificate)
+        for item in path
+        if item.certificate is not None
+    ]
+    if len(blocks) < len(path) or not blocks or not blocks[-1].is_final:
+        return []
+    for item in path:
+        self.state.adopt(item.state)
+        for entry in item.block.entries:
+            self.log.append(entry.encode())
+        self.tip = item.tip
+    self._prune()
+    return blocks
+
+
 def signer_is_the_account(ledger: LedgerState, entry: Entry) -> AccountId:
     return entry.account
 
@@ -230,6 +250,12 @@ MUTANTS: dict[str, Mutant] = {
     "anybody's voucher is taken": Mutant(((settlement, "verify_voucher", yes),), ("audit: voucher",)),
     "an account's first key signs for ever": Mutant(
         ((LedgerState, "signer", signer_is_the_account),), ("audit: signature",)
+    ),
+    "void blocks are counted": Mutant(
+        ((Chain, "finalise", finalise_void_blocks),),
+        ("audit: chain", "fork", "crash"),
+        replace(FOUR, rotations=3, spares=3, wishes=1),
+        60,
     ),
     "signatures of entries are not checked": Mutant(((mempool, "verify_entry", yes),), ("audit: signature",)),
     "a wallet trusts its own clock": Mutant(((Wallet, "_judge", trust_own_clock),), ("promise",)),
