@@ -28,6 +28,7 @@ from ledger.core.requests import (
     ANSWER_BYTES_MAX,
     LEDGER,
     SUBMITTED_ENTRIES_MAX,
+    Head,
     ServiceError,
     SubmitAll,
     decode_answer,
@@ -212,6 +213,12 @@ class Door:
         self._filled = trio.Event()
         self.refused = 0
 
+    async def open(self) -> None:
+        """Have the channel stand before anything is measured: a user's node has it, too."""
+        await self._requests.request(
+            self._witness, LEDGER, encode_request(Head()), ANSWER_S, body_bytes_max=ANSWER_BYTES_MAX
+        )
+
     def put(self, entry: Entry) -> None:
         """Send this entry as soon as may be."""
         self._entries.append(entry)
@@ -273,6 +280,8 @@ async def _run(document: dict[str, Any]) -> None:
             follower = Follower(network.genesis, store, lambda: network.genesis.witnesses, request)
             witnesses = network.genesis.witnesses
             doors = [Door(each, witness) for each in requests[1:] for witness in witnesses]
+            for door in doors:
+                await door.open()
             load = Load(network, document["accounts"], document["copies"], doors, follower)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(follower.run)
