@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ledger.core.block import FinalBlock, Proposal, sign_proposal
-from ledger.core.consensus import Ask, decode_message, encode_message
+from ledger.core.consensus import Ask, Recalled, decode_message, encode_message
 from ledger.core.encoding import Kind, WireError
 from ledger.core.events import Action, Broadcast, Event, Received, Send
 from ledger.core.votes import NO_BLOCK, Certificate, sign_vote
@@ -105,7 +105,16 @@ class Forger(Liar):
 
 
 class Deceiver(Liar):
-    """Votes well, and lies to whoever asks: blocks that nobody certified, other entries, a head that is not there."""
+    """Votes well, and lies to whoever asks: blocks that nobody certified, other entries, a head that is not there.
+
+    Of the votes of a witness that starts, it says that it remembers none.
+    """
+
+    def act(self, action: Action) -> None:
+        message = decode_message(action.message) if isinstance(action, Send) else None
+        if isinstance(action, Send) and isinstance(message, Recalled):
+            action = Send(action.to, encode_message(replace(message, votes=())))
+        super().act(action)
 
     def lie(self, event: Event) -> None:
         if self.random.random() < 0.01:

@@ -42,6 +42,8 @@ class Referee:
         self.chain: list[FinalBlock] = []
         self.committees = [genesis.committee]
         self.honest: set[AccountId] = set()
+        self.unsure: set[AccountId] = set()
+        """Restored from an old backup while a liar denies what it remembers: it may contradict itself, as one of f."""
         self.promised: dict[bytes, int] = {}
         """Heights that clients were shown with their entries' receipts."""
         self.heights: dict[bytes, int] = {}
@@ -136,7 +138,7 @@ class Referee:
         vote = decode_message(message)
         if not isinstance(vote, Vote) or vote.witness != witness.account:
             return
-        for kind in _RIVALS[vote.kind]:
+        for kind in () if vote.witness in self.unsure else _RIVALS[vote.kind]:
             other = self._votes.get((vote.witness, kind, vote.epoch, vote.slot))
             if other is not None and (kind is not vote.kind or other != vote.block_hash):
                 raise Broken(
@@ -150,7 +152,7 @@ class Referee:
         committee = self.committees[evidence.epoch]
         if not evidence.verify(committee):
             raise Broken("accusation", "evidence that does not hold")
-        innocent = set(evidence.culprits(committee)) & self.honest
+        innocent = (set(evidence.culprits(committee)) & self.honest) - self.unsure
         if innocent:
             raise Broken("accusation", f"honest witnesses are accused in epoch {evidence.epoch}")
 
