@@ -16,6 +16,7 @@ import trio
 
 from ledger.asking import Unavailable, Untrustworthy, ask, byte_strings
 from ledger.core.block import FinalBlock
+from ledger.core.committee import Committee
 from ledger.core.encoding import WireError
 from ledger.core.handover import Handover
 from ledger.core.heads import CertifiedHeader
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
 
     from ledger.archive import Archive
     from ledger.asking import Request
-    from ledger.core.committee import Committee
     from ledger.core.keys import AccountId
 
-__all__ = ["EPOCHS_AHEAD_MAX", "SOURCES_ASKED_MAX", "Joining"]
+__all__ = ["ATTEMPTS_MAX", "EPOCHS_AHEAD_MAX", "SOURCES_ASKED_MAX", "Joining"]
 
 SOURCES_ASKED_MAX: Final = 8
+ATTEMPTS_MAX: Final = 3
+"""How often all are asked before a ledger counts as young although some say nothing."""
 EPOCHS_AHEAD_MAX: Final = 4_096
 """More rotations than that are followed from genesis, block by block."""
 LIGHT_NOTE: Final = b"light"
@@ -60,10 +62,13 @@ class Joining:
         self._light = LightClient(archive.genesis, archive.store.note(LIGHT_NOTE) or b"")
         self._intake: Intake | None = None
         self._liars: set[AccountId] = set()
+        self._fruitless = 0
 
     async def attempt(self, sources: Sequence[AccountId]) -> bool:
-        """Ask `sources`; True if it is decided: the archive has begun, or all of them say that they have no snapshot.
+        """Ask `sources`; True if it is decided: the archive has begun, or there is no snapshot to begin with.
 
+        That is so when all of them say so, and after ATTEMPTS_MAX times when one does and nobody has a good one:
+        pulling every block is slow at worst, and a source that says nothing must not keep a node from beginning.
         What came before a failure is kept for the next attempt.
         """
         asked = [source for source in sources if source not in self._liars][:SOURCES_ASKED_MAX]
@@ -86,7 +91,8 @@ class Joining:
                 self._blame(offer.source, error)
             else:
                 return True
-        return bool(asked) and len(empty) == len(asked)
+        self._fruitless += bool(empty)
+        return bool(empty) and (len(empty) == len(asked) or self._fruitless >= ATTEMPTS_MAX)
 
     async def _collect(self, source: AccountId, offers: list[_Offer], empty: list[AccountId]) -> None:
         try:
@@ -123,7 +129,7 @@ class Joining:
     async def _take(self, offer: _Offer) -> None:
         """All that `offer` promises, checked; at the end the archive begins with it."""
         manifest = offer.manifest
-        committee = await self._follow(offer.source, manifest.head.header.epoch)
+        committee = await self._follow(offer.source, manifest.head)
         if not manifest.head.verify(committee):
             raise Untrustworthy("its snapshot's header is certified by no quorum")
         if self._intake is None or self._intake.manifest != manifest:
@@ -143,10 +149,15 @@ class Joining:
         self._archive.begin(block, snapshot, log)
         _log.info("ledger: began at height %d, from %s", block.header.height, peer_id(offer.source))
 
-    async def _follow(self, source: AccountId, epoch: int) -> Committee:
-        """The committee of `epoch`, by handovers from `source`, which may be false but not believed."""
-        light = self._light
-        if not light.committee.epoch <= epoch <= light.committee.epoch + EPOCHS_AHEAD_MAX:
+    async def _follow(self, source: AccountId, head: CertifiedHeader) -> Committee:
+        """The committee that `head` is of, by handovers from `source`, which may be false but not believed.
+
+        Another source may have led further already: an honest state may be of an epoch before the newest one known.
+        """
+        light, epoch = self._light, head.header.epoch
+        if epoch < light.committee.epoch:
+            return self._committee_before(head)
+        if epoch > light.committee.epoch + EPOCHS_AHEAD_MAX:
             raise Untrustworthy(f"its snapshot is of epoch {epoch}, known is {light.committee.epoch}")
         while light.committee.epoch < epoch:
             fields = await ask(self._request, source, HandoversFrom(light.committee.epoch))
@@ -165,6 +176,24 @@ class Joining:
                     break
             self._archive.store.save_note(LIGHT_NOTE, light.save())
         return light.committee
+
+    def _committee_before(self, head: CertifiedHeader) -> Committee:
+        """The committee of an epoch that is known to be over: it made nothing final above the block that ended it."""
+        genesis, epoch = self._archive.genesis, head.header.epoch
+        last = self._handover(epoch).head.header
+        if head.header.height > last.height:
+            raise Untrustworthy(
+                f"its snapshot is of height {head.header.height}, its epoch ended at {last.height}"
+            )
+        if epoch == 0:
+            return genesis.committee
+        return Committee(genesis.network_id, epoch, self._handover(epoch - 1).rotate.witnesses)
+
+    def _handover(self, epoch: int) -> Handover:
+        kept = self._archive.store.note(handover_note(epoch))
+        if kept is None:
+            raise Unavailable("unknown_epoch", f"how epoch {epoch} ended is not here any more")
+        return Handover.decode(kept)
 
     async def _chunk(self, source: AccountId, intake: Intake) -> None:
         height = intake.manifest.head.header.height

@@ -129,6 +129,10 @@ class Watch:
                 found.append(Finding(evidence, evidence.culprits(committee), suspects))
         return found
 
+    def _is_to_come(self, evidence: Evidence) -> bool:
+        """Whether its epoch has yet to be reached here: whoever begins asks for it again."""
+        return evidence.epoch > self._archive.chain.committee.epoch
+
     async def _place(self, theirs: CertifiedHeader) -> Standing:
         height = theirs.header.height
         if await self.note_fork(theirs) is not None:
@@ -148,7 +152,7 @@ class Watch:
                 now = field(fields, "next", int)
                 for record in records:
                     await self.keep(record)
-                if not records or now <= after:
+                if not records or now <= after or any(map(self._is_to_come, records)):
                     break
             except (WireError, Untrustworthy) as error:
                 self._disbelieved.add(source)

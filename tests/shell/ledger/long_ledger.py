@@ -48,7 +48,8 @@ MANY = 700
 class LongLedger:
     """The chain as its lone witnesses made it."""
 
-    def __init__(self, height: int) -> None:
+    def __init__(self, height: int, rotate_at: int = ROTATE_AT) -> None:
+        self._rotate_at = rotate_at
         self.chain = Chain(NETWORK)
         self.blocks: list[FinalBlock] = []
         self.snapshot = b""
@@ -81,7 +82,7 @@ class LongLedger:
         if height == REKEY_AT:
             proof = sign_rekey(NEW_KEY, network_id, RICH.account, 1, NO_KEY)
             return [self._sign(Rekey(NEW_KEY.account, NO_KEY, proof), seq=1)]
-        if height == ROTATE_AT:
+        if height == self._rotate_at:
             wanted = Rotate(1, (SECOND.account,), NO_APPROVALS)
             approved = Approvals(1, (sign_decree(GOVERNOR, network_id, wanted),))
             return [self._sign(Rotate(1, wanted.witnesses, approved), by=NEW_KEY)]
@@ -107,6 +108,12 @@ class LongLedger:
 def long_ledger() -> LongLedger:
     """The whole of it."""
     return LongLedger(HEIGHT)
+
+
+@cache
+def late_ledger() -> LongLedger:
+    """The same network, had its committee changed after the state root only."""
+    return LongLedger(HEIGHT, rotate_at=BASE + 2)
 
 
 def archive_store(path: Path, height: int = HEIGHT) -> Store:

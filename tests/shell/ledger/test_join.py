@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,23 +10,27 @@ import trio
 import trio.testing
 
 from ledger.archive import Archive
-from ledger.core.encoding import unpack
+from ledger.core.encoding import Kind, unpack
+from ledger.core.heads import CertifiedHeader
 from ledger.core.intake import SNAPSHOT_BYTES_MAX
 from ledger.core.keys import AccountId
 from ledger.core.requests import encode_answer, encode_error
 from ledger.core.snapshot import CHUNK_BYTES
-from ledger.join import Joining
+from ledger.core.votes import Certificate, sign_vote
+from ledger.join import ATTEMPTS_MAX, Joining
 from ledger.service import LedgerService
-from ledger.store import open_store
+from ledger.store import Batch, open_store
 from ledger.sync import Follower
 from tests.shell.ledger.long_ledger import (
     BASE,
+    FIRST,
     HEIGHT,
     MANY_AT,
     NETWORK,
     PAY_AT,
     ROTATE_AT,
     archive_store,
+    late_ledger,
     long_ledger,
 )
 
@@ -250,3 +255,67 @@ async def test_the_committees_that_were_followed_stay_followed(full: Archive, em
     sources.asked.clear()
     assert await Joining(Archive(empty.store, in_thread=False), sources.request).attempt([HONEST])
     assert ("honest", "handovers") not in sources.asked
+
+
+async def test_whoever_shows_newer_committees_makes_no_liars_of_those_with_older_states(
+    empty: Archive, tmp_path: Path
+) -> None:
+    """A header of epoch 1 that nobody certified, and true handovers to it: then honest states of epoch 0 come."""
+    store = open_store(tmp_path / "late.db", NETWORK)
+    store.write(Batch(blocks=tuple(late_ledger().blocks)))
+    store.save_snapshot(BASE, late_ledger().snapshot, certified=True)
+    late = Archive(store, in_thread=False)
+    sources = Sources(honest=late, other=late)
+
+    def lie(question: dict[str, Any], answer: dict[str, Any]) -> Any:
+        if question["op"] != "snapshot":
+            return answer
+        head = CertifiedHeader.decode(answer["head"])
+        header = replace(head.header, height=2 * BASE, slot=2 * BASE, epoch=1)
+        false = CertifiedHeader(header, replace(head.certificate, epoch=1, slot=2 * BASE))
+        return answer | {"head": false.encode()}
+
+    sources.lies["other"] = lie
+    joining = Joining(empty, sources.request)
+    assert await joining.attempt([OTHER, HONEST])
+    assert ("other", "handovers") in sources.asked
+    assert empty.height == BASE
+    assert empty.chain.committee.epoch == 0
+    store.close()
+
+
+async def test_a_committee_that_is_over_makes_no_state_final(full: Archive, empty: Archive) -> None:
+    """Its keys may be anybody's by then: once its last block is known, nothing of it above that is taken."""
+    sources = Sources(honest=full, other=full)
+    sources.lies["honest"] = instead("chunk", ConnectionError("gone"))
+    joining = Joining(empty, sources.request)
+    assert not await joining.attempt([HONEST])  # the handover to epoch 1 is known now
+
+    def lie(question: dict[str, Any], answer: dict[str, Any]) -> Any:
+        if question["op"] != "snapshot":
+            return answer
+        header = replace(
+            CertifiedHeader.decode(answer["head"]).header, height=2 * BASE, slot=2 * BASE, epoch=0
+        )
+        block_hash = header.hash(NETWORK.network_id)
+        vote = sign_vote(FIRST, NETWORK.committee, Kind.FINAL, slot=2 * BASE, block_hash=block_hash)
+        head = CertifiedHeader(header, Certificate.from_votes([vote], NETWORK.committee))
+        return answer | {"head": head.encode()}
+
+    sources.lies["other"] = lie
+    sources.asked.clear()
+    assert not await joining.attempt([OTHER])
+    assert sources.asked == [("other", "snapshot")]
+    assert empty.height == 0
+
+
+async def test_one_that_never_answers_does_not_keep_a_young_ledger_from_beginning(
+    empty: Archive, tmp_path: Path
+) -> None:
+    store = archive_store(tmp_path / "short.db", 30)
+    sources = Sources(honest=Archive(store, in_thread=False), other=empty)
+    sources.lies["other"] = instead("snapshot", TimeoutError("late"))
+    joining = Joining(empty, sources.request)
+    decided = [await joining.attempt([OTHER, HONEST]) for _ in range(ATTEMPTS_MAX)]
+    assert decided == [False] * (ATTEMPTS_MAX - 1) + [True], "others may have one, and are asked again first"
+    store.close()

@@ -22,6 +22,8 @@ from ledger.sync import Follower
 from ledger.watch import Watch
 from tests.core.ledger.ledger_forge import BOB, WITNESSES, Forge, genesis
 from tests.core.ledger.ledger_forge import key as new_key
+from tests.shell.ledger.long_ledger import NETWORK as LONG
+from tests.shell.ledger.long_ledger import SECOND, archive_store, long_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -185,6 +187,29 @@ async def test_evidence_is_taken_over_once(tmp_path: Path, archive: Archive) -> 
     await again.visit(SOURCE)
     assert len(again.findings()) == 4
     theirs.store.close()
+
+
+async def test_evidence_of_an_epoch_still_to_come_is_taken_over_once_it_is_known(tmp_path: Path) -> None:
+    """Who begins hears of it on its first visit, before its first block: it asks again."""
+    full, store = archive_store(tmp_path / "full.db"), open_store(tmp_path / "young.db", LONG)
+    theirs, young = Archive(full, in_thread=False), Archive(store, in_thread=False)
+    votes = [
+        sign_vote(SECOND, theirs.chain.committee, Kind.FINAL, slot=2_000, block_hash=name * 32)
+        for name in (b"a", b"b")
+    ]
+    found = vote_pair(*votes)
+    assert found is not None
+    await theirs.write(Batch(evidence=(found.encode(),)))
+    watch = Watch(young, answering(theirs))
+    await watch.visit(SOURCE)
+    assert watch.findings() == []
+    for block in long_ledger().blocks:
+        young.chain.accept(block)
+    await young.write(Batch(blocks=tuple(long_ledger().blocks)))
+    await watch.visit(SOURCE)
+    assert [finding.culprits for finding in watch.findings()] == [(SECOND.account,)]
+    full.close()
+    store.close()
 
 
 FRAMED = [
