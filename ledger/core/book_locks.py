@@ -89,9 +89,11 @@ def closed(books: Books, who: AccountId, action: Closing) -> Deed:
 
 def disputed(books: Books, who: AccountId, fee: int, action: Dispute) -> Deed:
     """A DISPUTE: the payee calls the arbiters, and the lock's deadline moves."""
+    due = max(books.terms.fee_min, books.terms.dispute_fee)
+    if fee < due:
+        raise BrokenRuleError(AuditRule.FEE, f"a fee of {fee}, for a dispute {due} are due")
     lock = _open_lock(books, action.lock_id)
     now = books.page.time_ms
-    due = max(books.terms.fee_min, books.terms.dispute_fee)
     if who != lock.payee:
         raise BrokenRuleError(AuditRule.DISPUTE, "disputed by another than the payee")
     if lock.disputed:
@@ -100,8 +102,6 @@ def disputed(books: Books, who: AccountId, fee: int, action: Dispute) -> Deed:
         raise BrokenRuleError(AuditRule.DISPUTE, "the lock was agreed without disputes")
     if now >= lock.expiry_ms:
         raise BrokenRuleError(AuditRule.DISPUTE, f"disputed at {now}, expired at {lock.expiry_ms}")
-    if fee < due:
-        raise BrokenRuleError(AuditRule.FEE, f"a fee of {fee}, for a dispute {due} are due")
 
     def then() -> None:
         lock.disputed = True

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import struct
-import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +21,7 @@ from executor.core.limits import Limits
 from executor.core.outcome import Outcome, Status
 from executor.core.task import WasmTask
 from executor.core.wire import WireError as ExecutorWireError
-from ledger.core.audit import AuditRule, audit
+from ledger.core.audit import audit
 from ledger.core.block import NO_ROOT, STATE_ROOT_INTERVAL, Block, Certificate, FinalBlock, Header, sign_vote
 from ledger.core.encoding import Kind, WireError
 from ledger.core.entries import (
@@ -48,20 +45,15 @@ from p2p.core.advertbook import AdvertBook, Refusal
 from p2p.core.adverts import Advert
 from p2p.core.envelope import EnvelopeKind, open_envelope, seal
 from tests.core.ledger.test_receipts import proved, rekeyed
+from tests.e2e.foreign import NEEDS_NODE, REPOSITORY, VECTORS, ask, flipped, framed, given, our_audit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ledger.core.entries import Action
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(shutil.which("node") is None, reason="no `node` on PATH to run the foreign verifier"),
-]
+pytestmark = NEEDS_NODE
 
-REPOSITORY = Path(__file__).parents[2]
-VECTORS = REPOSITORY / "tests" / "vectors"
-NODE_WAIT_S = 60
 T0_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
 CREDIT = 1_000_000
@@ -69,29 +61,6 @@ CHANCE_LEDGERS = 100
 
 WITNESSES = [SigningKey(bytes([number]) * 32) for number in (1, 2, 3, 4)]
 ALICE, BOB, CAROL = (SigningKey(bytes([number]) * 32) for number in (10, 11, 12))
-
-
-def ask(tmp_path: Path, questions: Iterable[list[str]]) -> list[dict[str, Any]]:
-    """The verifier's answers to many questions, of one process."""
-    batch = tmp_path / "batch.json"
-    batch.write_text(json.dumps(list(questions)))
-    done = subprocess.run(
-        ["node", str(VECTORS / "foreign" / "verify.mjs"), "batch", str(batch)],
-        capture_output=True,
-        timeout=NODE_WAIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    answers: list[dict[str, Any]] = json.loads(done.stdout)["answers"]
-    return answers
-
-
-def given(record: bytes) -> str:
-    return f"hex:{record.hex()}"
-
-
-def flipped(record: bytes, at: int) -> bytes:
-    return record[:at] + bytes([record[at] ^ 1 << at % 8]) + record[at + 1 :]
 
 
 @dataclass
@@ -161,10 +130,6 @@ class Chain:
 
     def encode(self) -> bytes:
         return framed(block.encode() for block in self.blocks)
-
-
-def framed(records: Iterable[bytes]) -> bytes:
-    return b"".join(struct.pack(">I", len(record)) + record for record in records)
 
 
 def committee(*keys: SigningKey, fee_min: int = 0) -> Genesis:
@@ -238,23 +203,6 @@ def network(tmp_path: Path) -> str:
     address = f"/ip4/192.0.2.1/tcp/4710/p2p/{peer_id(WITNESSES[0].account)}"
     save_network(path, NetworkFile(GENESIS, (address,)))
     return str(path)
-
-
-def our_audit(genesis: Genesis, blocks: Iterable[bytes]) -> tuple[str | None, int]:
-    """The rule that our own audit finds broken, and the height; (None, blocks) for a sound ledger."""
-    decoded: list[FinalBlock] = []
-    broken = False
-    for data in blocks:
-        try:
-            decoded.append(FinalBlock.decode(data))
-        except WireError:
-            broken = True
-            break
-    report = audit(genesis, decoded)
-    found = report.violation
-    if found is not None and not (broken and found.rule is AuditRule.FINALITY):
-        return found.rule.value, found.height
-    return ("encoding", len(decoded) + 1) if broken else (None, report.blocks)
 
 
 def test_every_example_of_the_text_can_be_computed_from_it(tmp_path: Path) -> None:

@@ -140,6 +140,10 @@ CASES: dict[str, Case] = {
     "disputed without a clause": (AuditRule.DISPUTE, lambda s: s.sign(BOB, Dispute(s.plain), fee=5)),
     "disputed twice": (AuditRule.DISPUTE, lambda s: s.sign(BOB, Dispute(s.disputed), fee=5)),
     "disputed too cheaply": (AuditRule.FEE, lambda s: s.sign(BOB, Dispute(s.open), fee=4)),
+    "disputed too cheaply, and by the payer": (
+        AuditRule.FEE,
+        lambda s: s.sign(ALICE, Dispute(s.open), fee=4),
+    ),
     "judged undisputed": (AuditRule.VERDICT, lambda s: s.sign(EVE, s.verdict(s.open, 1))),
     "judged by other arbiters": (
         AuditRule.VERDICT,

@@ -61,6 +61,7 @@ export function verifyBytes(account, message, signature) {
 
 export const KIND = {
   ENTRY: 1, PROPOSAL: 2, NOTAR: 3, SKIP: 4, FINAL: 5, VOUCHER: 6, ENVELOPE: 7, TERMS: 8, RECEIPT: 9, HELLO: 10,
+  DECREE: 11, VERDICT: 12, REKEY: 13,
 };
 /** R2.3. */
 export const signingBytes = (kind, networkId, body) => Buffer.concat([ascii("millrace/1\0"), u(8, kind), networkId, body]);

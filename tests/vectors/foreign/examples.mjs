@@ -2,7 +2,7 @@
 // it (seeds, hashes of named texts, field values) and compared with the bytes that stand there.
 import { createHash } from "node:crypto";
 import { KIND, SigningKey, signingBytes } from "./ed25519.mjs";
-import { Replay } from "./ledger.mjs";
+import { Books } from "./ledger.mjs";
 import { readNetworkFile } from "./networkfile.mjs";
 import {
   certificateFault, commitment, decodeAdvert, decodeCertificate, decodeEntry, decodeGenesis, decodeOutcome, decodeTask, decodeTerms,
@@ -90,11 +90,12 @@ function entries(spec, same, holds) {
 }
 
 function state(spec, same) {
-  const replay = new Replay(genesis);
+  const books = new Books(genesis);
   const must = (condition, rule) => { if (!condition) throw new Error(rule); };
-  for (const bytes of [example.transfer, example.lock]) replay.entry(decodeEntry(bytes), T0 + 1000n, witness.account, must);
-  same("§4 snapshot", replay.snapshot(), spec.bytes("the state in bytes (a *snapshot*)"));
-  same("§4 state root", replay.root(), spec.bytes("and its root:"));
+  const at = { height: 1n, time: T0 + 1000n, epoch: 0, leader: witness.account };
+  for (const bytes of [example.transfer, example.lock]) books.entry(decodeEntry(bytes), at, must);
+  same("§4 snapshot", books.snapshot(), spec.bytes("the state in bytes (a *snapshot*)"));
+  same("§4 state root", books.root(), spec.bytes("and its root:"));
 }
 
 function merkle(spec, same) {

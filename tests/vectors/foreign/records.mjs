@@ -38,9 +38,14 @@ export function decodeGenesis(bytes) {
     sum += limit;
   });
   need(sum <= 2n ** 62n, "limits together");
-  const n = genesis.witnesses.length;
   const networkId = sha256(ascii("millrace/1 genesis\0"), bytes);
-  return { ...genesis, networkId, faults: Math.floor((n - 1) / 3), quorum: Math.floor((2 * n) / 3) + 1 };
+  return { ...genesis, ...committeeOf(networkId, 0, genesis.witnesses) };
+}
+/** R8.5: the witnesses of an epoch, in leader order, and how many of them it takes. */
+export function committeeOf(networkId, epoch, witnesses) {
+  const n = witnesses.length;
+  const leader = (slot) => witnesses[Number(slot % BigInt(n))];
+  return { networkId, epoch, witnesses, faults: Math.floor((n - 1) / 3), quorum: Math.floor((2 * n) / 3) + 1, leader };
 }
 function counted(value, least, most) {
   need(value >= least && value <= most, `a count of ${value}`);
@@ -49,50 +54,93 @@ function counted(value, least, most) {
 
 // ---- entries and vouchers (§3) ----
 
-const TYPES = { 1: "TRANSFER", 2: "LOCK", 3: "CLAIM", 4: "EXPIRE" };
-const PROVED_TYPES = { ...TYPES, 9: "REKEY", 10: "ROTATE" }; // a receipt may hold these too
-export function readEntry(r, types = TYPES) {
-  const from = r.at;
-  const type = types[r.u8()];
-  need(type, "no such type of entry");
-  const entry = { type, account: needKey(r.take(32), "the account"), seq: i63(r.u64(), "seq") };
-  need(entry.seq >= 1n, "seq 0");
-  entry.notAfter = i63(r.u64(), "not_after");
-  entry.fee = amount(r.u64(), 0n, "fee");
-  if (type === "TRANSFER") {
-    entry.to = needKey(r.take(32), "to");
-    entry.amount = amount(r.u64(), 1n, "amount");
-    entry.memoHash = r.take(32);
-  } else if (type === "LOCK") {
-    entry.payee = needKey(r.take(32), "payee");
-    entry.amount = amount(r.u64(), 1n, "amount");
-    entry.expiry = i63(r.u64(), "expiry");
-    need(r.take(8 + 32 + 1 + 2).every((byte) => byte === 0), "a reserved field is not zero");
-    entry.termsHash = r.take(32);
-  } else if (type === "REKEY") {
-    entry.newKey = needKey(r.take(32), "new_key");
-    entry.recovery = r.take(32);
-    need(entry.recovery.equals(ZERO32) || strictKey(entry.recovery), "recovery");
-    entry.proof = r.take(64);
-  } else if (type === "ROTATE") {
-    need(i63(r.u64(), "decree") >= 1n, "decree 0");
-    entry.witnesses = Array.from({ length: counted(r.u8(), 1, 64) }, () => needKey(r.take(32), "a witness"));
-    need(new Set(entry.witnesses.map(hex)).size === entry.witnesses.length, "a witness twice");
-    const bits = r.u16();
-    for (let at = 0; at < 16; at++) if ((bits >> at) & 1) r.take(64);
-  } else {
-    entry.lockId = r.take(32);
-    if (type === "CLAIM") {
-      entry.cumulative = amount(r.u64(), 0n, "cumulative");
-      entry.voucherSignature = r.take(64);
-      need(entry.cumulative > 0n || entry.voucherSignature.every((byte) => byte === 0), "a claim of 0 with a voucher");
+const TYPES = {
+  1: "TRANSFER", 2: "LOCK", 3: "CLAIM", 4: "EXPIRE", 5: "RELEASE", 6: "DISPUTE", 7: "VERDICT", 8: "LIMIT", 9: "REKEY", 10: "ROTATE", 11: "PARAM",
+};
+const DISPUTE_MAX = 2592000000n;
+const DELTA_MAX = 2n ** 62n;
+const number = (value, what) => (need(i63(value, what) >= 1n, `${what} 0`), value);
+const optionalKey = (bytes, what) => (bytes.equals(ZERO32) ? bytes : needKey(bytes, what));
+
+/** R3.13: [place, signature] of each bit that is set. */
+function readApprovals(r, listed = 16) {
+  const bits = r.u16();
+  need(bits < 2 ** listed, "an approval of nobody on the list");
+  const places = Array.from({ length: 16 }, (_, at) => at).filter((at) => (bits >> at) & 1);
+  return places.map((at) => [at, r.take(64)]);
+}
+/** What a governor signs (R3.15) is in the record: all behind the head but the approvals. */
+const PAYLOADS = {
+  TRANSFER: (r) => ({ to: needKey(r.take(32), "to"), amount: amount(r.u64(), 1n, "amount"), memoHash: r.take(32) }),
+  LOCK(r) {
+    const lock = { payee: needKey(r.take(32), "payee"), amount: amount(r.u64(), 1n, "amount"), expiry: i63(r.u64(), "expiry") };
+    Object.assign(lock, { disputeMs: r.u64(), arbitersHash: r.take(32), needed: r.u8(), bps: r.u16() });
+    if (lock.disputeMs || lock.needed || lock.bps || !lock.arbitersHash.equals(ZERO32)) {
+      need(lock.disputeMs >= 1n && lock.disputeMs <= DISPUTE_MAX, "dispute_ms");
+      need(!lock.arbitersHash.equals(ZERO32), "arbiters_hash");
+      need(lock.needed >= 1 && lock.needed <= 16 && lock.bps <= 10000, "arbiters_needed, default_bps");
     }
-  }
+    return { ...lock, termsHash: r.take(32) };
+  },
+  CLAIM(r) {
+    const claim = { lockId: r.take(32), cumulative: amount(r.u64(), 0n, "cumulative"), voucherSignature: r.take(64) };
+    need(claim.cumulative > 0n || claim.voucherSignature.every((byte) => byte === 0), "a claim of 0 with a voucher");
+    return claim;
+  },
+  EXPIRE: (r) => ({ lockId: r.take(32) }),
+  RELEASE: (r) => ({ lockId: r.take(32) }),
+  DISPUTE: (r) => ({ lockId: r.take(32), evidenceHash: r.take(32) }),
+  VERDICT(r) {
+    const verdict = { lockId: r.take(32), payeeAmount: amount(r.u64(), 0n, "payee_amount") };
+    verdict.arbiters = Array.from({ length: counted(r.u8(), 1, 16) }, () => needKey(r.take(32), "an arbiter"));
+    verdict.arbiters.forEach((account, at) => need(at === 0 || Buffer.compare(verdict.arbiters[at - 1], account) < 0, "arbiters out of order"));
+    return { ...verdict, approvals: readApprovals(r, verdict.arbiters.length) };
+  },
+  LIMIT(r) {
+    const limit = { beneficiary: needKey(r.take(32), "beneficiary"), delta: BigInt.asIntN(64, r.u64()), decree: i63(r.u64(), "decree") };
+    need(limit.delta !== 0n && limit.delta >= -DELTA_MAX && limit.delta <= DELTA_MAX, "delta");
+    limit.approvals = readApprovals(r);
+    need(limit.decree > 0n || !limit.approvals.length, "a delegation with approvals");
+    return { ...limit, decreed: Buffer.concat([limit.beneficiary, u(64, limit.delta)]) };
+  },
+  REKEY: (r) => ({ newKey: needKey(r.take(32), "new_key"), recovery: optionalKey(r.take(32), "recovery"), proof: r.take(64) }),
+  ROTATE(r) {
+    const decree = number(r.u64(), "decree");
+    const witnesses = Array.from({ length: counted(r.u8(), 1, 64) }, () => needKey(r.take(32), "a witness"));
+    need(new Set(witnesses.map(hex)).size === witnesses.length, "a witness twice");
+    return { decree, witnesses, decreed: Buffer.concat([u(8, witnesses.length), ...witnesses]), approvals: readApprovals(r) };
+  },
+  PARAM(r) {
+    const decree = number(r.u64(), "decree");
+    const from = r.at;
+    const param = { fromHeight: number(r.u64(), "from_height"), params: readParams(r) };
+    return { decree, ...param, decreed: r.bytes.subarray(from, r.at), approvals: readApprovals(r) };
+  },
+};
+export function readParams(r) {
+  const params = { version: counted(r.u16(), 1, 65535), feeMin: amount(r.u64(), 0n, "fee_min"), disputeFee: amount(r.u64(), 0n, "dispute_fee") };
+  return { ...params, slotTimeout: counted(r.u32(), 1, 600000) };
+}
+export function readEntry(r) {
+  const from = r.at;
+  const code = r.u8();
+  const type = TYPES[code];
+  need(type, "no such type of entry");
+  const head = { type, code, account: needKey(r.take(32), "the account"), seq: number(r.u64(), "seq") };
+  const entry = { ...head, notAfter: i63(r.u64(), "not_after"), fee: amount(r.u64(), 0n, "fee"), ...PAYLOADS[type](r) };
   entry.body = r.bytes.subarray(from, r.at);
   entry.signature = r.take(64);
   entry.bytes = r.bytes.subarray(from, r.at);
   return entry;
 }
+/** R3.15 and R3.17: what a governor, an arbiter, a new key signs. */
+export const decreeBytes = (entry, networkId) =>
+  signingBytes(KIND.DECREE, networkId, Buffer.concat([u(8, entry.code), u(64, entry.decree), entry.decreed]));
+export const verdictBytes = (entry, networkId) =>
+  signingBytes(KIND.VERDICT, networkId, Buffer.concat([entry.lockId, u(64, entry.payeeAmount)]));
+export const rekeyProved = (entry, networkId) =>
+  verifyBytes(entry.newKey, signingBytes(KIND.REKEY, networkId, Buffer.concat([entry.account, u(64, entry.seq), entry.newKey, entry.recovery])), entry.proof);
+export const arbitersHash = (accounts) => sha256(ascii("millrace/1 arbiters\0"), u(8, accounts.length), ...accounts);
 export const decodeEntry = (bytes) => whole(bytes, readEntry);
 export const entryId = (entry, networkId) => sha256(signingBytes(KIND.ENTRY, networkId, entry.body));
 export const entrySigned = (entry, networkId, key = entry.account) =>
@@ -159,12 +207,36 @@ export function certificateFault(certificate, genesis) {
 
 export function readFinalBlock(r) {
   const header = readHeader(r);
+  const from = r.at;
   const entries = Array.from({ length: header.count }, () => readEntry(r));
+  need(r.at - from <= 244000, "entries of more than 244,000 bytes");
   const certificate = readCertificate(r);
   need(certificate.kind !== KIND.SKIP, "a SKIP certificate finalises nothing");
   need(certificate.epoch === header.epoch && certificate.slot === header.slot, "a certificate of another slot");
-  return { header, entries, certificate };
+  const last = entries.at(-1)?.type === "ROTATE";
+  return { header, entries, certificate, closing: last && certificate.kind === KIND.NOTAR ? readClosing(r) : null };
 }
+/** R6.26. */
+function readClosing(r) {
+  const headers = Array.from({ length: counted(r.u16(), 1, 512) }, () => readHeader(r));
+  const certificate = readCertificate(r);
+  const { epoch, slot } = headers.at(-1);
+  need(certificate.kind === KIND.FINAL && certificate.epoch === epoch && certificate.slot === slot, "a closing's certificate of another kind or slot");
+  return { headers, certificate };
+}
+/** R6.26: null, or what is wrong with it. */
+export function closingFault({ header, closing }, committee) {
+  let below = header;
+  for (const next of closing.headers) {
+    const empty = next.count === 0 && next.treeSize === header.treeSize && next.logRoot.equals(header.logRoot) && next.stateRoot.equals(ZERO32);
+    if (!empty || next.epoch !== header.epoch || next.time < below.time || !follows(next, below, committee.networkId)) return "a header";
+    below = next;
+  }
+  if (!closing.certificate.blockHash.equals(headerHash(below, committee.networkId))) return "another block";
+  return certificateFault(closing.certificate, committee);
+}
+const follows = (next, below, networkId) =>
+  next.height === below.height + 1n && next.parentSlot === below.slot && next.parentHash.equals(headerHash(below, networkId));
 export const decodeFinalBlock = (bytes) => whole(bytes, readFinalBlock);
 
 // ---- the Merkle log (§5) ----
@@ -246,10 +318,10 @@ function readPath(r) {
   return Array.from({ length: nodes }, () => r.take(32));
 }
 function readLeaf(r) {
-  const entry = readEntry(r, PROVED_TYPES);
+  const entry = readEntry(r);
   return { entry, index: i63(r.u64(), "index"), path: readPath(r) };
 }
-function readCertifiedHeader(r) {
+export function readCertifiedHeader(r) {
   const header = readHeader(r);
   const descendants = Array.from({ length: counted(r.u16(), 0, 512) }, () => readHeader(r));
   const certificate = readCertificate(r);
@@ -258,8 +330,8 @@ function readCertifiedHeader(r) {
   need([certificate, ...descendants].every((each) => each.epoch === header.epoch), "two epochs");
   return { header, descendants, last, certificate };
 }
-function readHandover(r) {
-  const entry = readEntry(r, PROVED_TYPES);
+export function readHandover(r) {
+  const entry = readEntry(r);
   need(entry.type === "ROTATE", "a handover without ROTATE");
   const handover = { entry, path: readPath(r), ...readCertifiedHeader(r) };
   need(handover.header.count > 0, "a handover's block without entries");
@@ -282,8 +354,7 @@ function inLog(leaf, header) {
 function linked({ header, descendants, certificate }, networkId) {
   let below = header;
   for (const next of descendants) {
-    const follows = next.height === below.height + 1n && next.parentSlot === below.slot;
-    if (!follows || !next.parentHash.equals(headerHash(below, networkId))) return false;
+    if (!follows(next, below, networkId)) return false;
     below = next;
   }
   return certificate.blockHash.equals(headerHash(below, networkId));
@@ -297,13 +368,29 @@ function signerOf({ entry, index, header, rekeys }, networkId) {
     must(e.account.equals(entry.account) && e.seq === BigInt(at + 1));
     must(from < rekey.index && rekey.index < index && inLog(rekey, header));
     must(entrySigned(e, networkId, recovery.equals(ZERO32) ? key : recovery));
-    const proved = signingBytes(13, networkId, Buffer.concat([e.account, u(64, e.seq), e.newKey, e.recovery]));
-    must(verifyBytes(e.newKey, proved, e.proof));
+    must(rekeyProved(e, networkId));
     [key, recovery, from] = [e.newKey, e.recovery, rekey.index];
   });
   if (entry.type !== "REKEY") return key;
   if (entry.seq !== BigInt(rekeys.length + 1)) throw new Refused("rekey");
   return recovery.equals(ZERO32) ? key : recovery;
+}
+/** R7.11: the committee that the handovers lead to, null if one of them does not hold. */
+export function handedOver(committee, handovers) {
+  for (const handover of handovers) {
+    if (!handoverHolds(handover, committee)) return null;
+    committee = committeeOf(committee.networkId, committee.epoch + 1, handover.entry.witnesses);
+  }
+  return committee;
+}
+export function handoverHolds(handover, committee) {
+  const { entry, header, path } = handover;
+  return inLog({ entry, index: header.treeSize - 1n, path }, header) && headFault(handover, committee) === null;
+}
+/** R7.2, 4 to 6, for a committee that is known: null, or what is wrong. */
+export function headFault(head, committee) {
+  if (head.header.epoch !== committee.epoch) return "epoch";
+  return linked(head, committee.networkId) ? certificateFault(head.certificate, committee) : "block";
 }
 /** R7.2, in its order. */
 export function verifyReceipt(receipt, genesis) {
@@ -311,15 +398,8 @@ export function verifyReceipt(receipt, genesis) {
   if (!entrySigned(receipt.entry, networkId, signerOf(receipt, networkId))) throw new Refused("signature");
   if (!inLog(receipt, receipt.header)) throw new Refused("inclusion");
   if (!linked(receipt, networkId)) throw new Refused("block");
-  let committee = { networkId, epoch: 0, witnesses: genesis.witnesses, quorum: genesis.quorum };
-  for (const handover of receipt.handovers) {
-    const { entry, header, certificate, path } = handover;
-    const holds = header.epoch === committee.epoch && inLog({ entry, index: header.treeSize - 1n, path }, header);
-    if (!holds || !linked(handover, networkId) || certificateFault(certificate, committee)) throw new Refused("handover");
-    const { witnesses } = entry;
-    committee = { networkId, epoch: committee.epoch + 1, witnesses, quorum: Math.floor((2 * witnesses.length) / 3) + 1 };
-  }
-  if (committee.epoch !== receipt.header.epoch) throw new Refused("handover");
+  const committee = handedOver(genesis, receipt.handovers);
+  if (committee?.epoch !== receipt.header.epoch) throw new Refused("handover");
   const fault = certificateFault(receipt.certificate, committee);
   if (fault) throw new Refused("certificate", fault);
 }

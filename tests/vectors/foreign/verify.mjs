@@ -4,6 +4,13 @@
 //   node verify.mjs genesis FILE                     a genesis record (§8.1)
 //   node verify.mjs receipt NETWORK FILE             a receipt, with the network file alone (§7)
 //   node verify.mjs ledger NETWORK FILE              final blocks, each a frame of §9: an audit (§7.2)
+//   node verify.mjs probes NETWORK FILE              {blocks, probes: [[height, block]…]}: what an audit says to each block there (§7.2)
+//   node verify.mjs base NETWORK FILE                {block, snapshot, peaks, handovers, blocks}: an audit from a snapshot (R7.21)
+//   node verify.mjs snapshot NETWORK FILE            a state in bytes, and its root (§4.6)
+//   node verify.mjs chunk NETWORK FILE               {root, size, chunks_root, index, data, path}: a piece of one (R15.29)
+//   node verify.mjs follow NETWORK FILE              [{head | handover, path}…]: what a light client says to each (§7.3)
+//   node verify.mjs evidence NETWORK FILE [HANDOVER…]  who lied (§7.4)
+//   node verify.mjs entry NETWORK FILE               an entry's form and id (§3)
 //   node verify.mjs block NETWORK FILE               one final block's form and certificate (§6)
 //   node verify.mjs voucher NETWORK FILE PAYER       PAYER is a peer id (§3.3)
 //   node verify.mjs terms NETWORK FILE BUYER-SIGNATURE WORKER-SIGNATURE   signatures in hex (§12.1)
@@ -19,13 +26,15 @@
 import { readFileSync } from "node:fs";
 import { strictKey, verifyBytes } from "./ed25519.mjs";
 import { examples } from "./examples.mjs";
-import { Violation, auditFile } from "./ledger.mjs";
+import { LightClient, decodeEvidence, evidenceEpoch, evidenceHolds, guilty } from "./evidence.mjs";
+import { Replay, Violation, auditFile } from "./ledger.mjs";
 import { readNetworkFile } from "./networkfile.mjs";
 import {
-  certificateFault, consistent, decodeFinalBlock, decodeGenesis, decodeOutcome, decodeReceipt, decodeTask, decodeTerms, decodeVoucher, entryId, headerHash,
-  inclusionRoot, openEnvelope, outcomeDigest, taskDigest, termsHash, termsSigned, verifyReceipt, voucherSigned,
+  certificateFault, consistent, decodeEntry, decodeFinalBlock, decodeGenesis, decodeOutcome, decodeReceipt, decodeTask, decodeTerms, decodeVoucher, entryId, handedOver,
+  headerHash, inclusionRoot, openEnvelope, outcomeDigest, readCertifiedHeader, readHandover, taskDigest, termsHash, termsSigned, verifyReceipt, voucherSigned,
 } from "./records.mjs";
-import { Refused, WireError, accountOfPeerId, hex, need, peerId, unhex } from "./wire.mjs";
+import { chunkHolds, readSnapshot, replayFrom, twin } from "./snapshot.mjs";
+import { Refused, WireError, accountOfPeerId, hex, need, peerId, unhex, whole } from "./wire.mjs";
 
 const load = (word) => (word.startsWith("hex:") ? unhex(word.slice(4)) : readFileSync(word));
 const genesisOf = (path) => readNetworkFile(readFileSync(path)).genesis;
@@ -53,6 +62,60 @@ const commands = {
     };
   },
   ledger: (network, path) => auditFile(genesisOf(network), load(path)),
+  probes(network, path) {
+    const { blocks, probes } = JSON.parse(load(path));
+    const replay = new Replay(genesisOf(network));
+    const found = probes.map(() => null);
+    blocks.concat([null]).forEach((block, at) => {
+      probes.forEach(([height, probe], place) => {
+        if (height === at + 1) found[place] = violation(() => twin(replay).block(unhex(probe)));
+      });
+      if (block !== null) replay.block(unhex(block));
+    });
+    return { found, ...replay.report() };
+  },
+  base(network, path) {
+    const genesis = genesisOf(network);
+    const { block, snapshot, peaks, handovers, blocks } = JSON.parse(load(path));
+    const proven = handovers?.length ? handedOver(genesis, handovers.map((each) => whole(unhex(each), readHandover))) : null;
+    if (handovers?.length && !proven) throw new Refused("handover");
+    const replay = replayFrom(genesis, { block: unhex(block), snapshot: unhex(snapshot), peaks: peaks.map(unhex) }, proven);
+    const began = Number(replay.parent.height);
+    for (const each of blocks) replay.block(unhex(each));
+    return { began, ...replay.report() };
+  },
+  snapshot(network, path) {
+    const books = readSnapshot(genesisOf(network), load(path));
+    return { state_root: hex(books.root()), canonical: books.snapshot().equals(load(path)) };
+  },
+  chunk(network, path) {
+    const { root, size, chunks_root, index, data, path: nodes } = JSON.parse(load(path));
+    const given = { networkId: genesisOf(network).networkId, root: unhex(root), size: BigInt(size), chunksRoot: unhex(chunks_root), index: BigInt(index) };
+    if (!chunkHolds({ ...given, data: unhex(data), path: nodes.map(unhex) })) throw new Refused("chunk");
+    return {};
+  },
+  follow(network, path) {
+    const client = new LightClient(genesisOf(network));
+    const said = JSON.parse(load(path)).map(({ head, handover, path: proof }) => {
+      const nodes = proof.map(unhex);
+      return head ? client.advance(whole(unhex(head), readCertifiedHeader), nodes) : client.handOver(whole(unhex(handover), readHandover), nodes);
+    });
+    return { said, ...client.held() };
+  },
+  evidence(network, path, ...handovers) {
+    const genesis = genesisOf(network);
+    const evidence = decodeEvidence(load(path));
+    const chain = handovers.map((each) => whole(load(each), readHandover));
+    const committee = handedOver(genesis, chain.slice(0, evidenceEpoch(evidence)));
+    if (committee?.epoch !== evidenceEpoch(evidence)) throw new Refused("handover");
+    if (!evidenceHolds(evidence, committee)) throw new Refused("evidence");
+    const [culprits, suspects] = guilty(evidence, committee);
+    return { type: evidence.type, culprits: culprits.map(peerId), suspects: suspects.map(peerId) };
+  },
+  entry(network, path) {
+    const entry = decodeEntry(load(path));
+    return { type: entry.type, id: hex(entryId(entry, genesisOf(network).networkId)) };
+  },
   block(network, path) {
     const genesis = genesisOf(network);
     const { header, entries, certificate } = decodeFinalBlock(load(path));
@@ -127,6 +190,17 @@ const commands = {
   },
   batch: (path) => ({ answers: JSON.parse(readFileSync(path, "utf8")).map(answer) }),
 };
+
+/** The rule that `act` finds broken, its height and reason, or null. */
+function violation(act) {
+  try {
+    act();
+    return null;
+  } catch (error) {
+    if (error instanceof Violation) return { rule: error.rule, detail: error.message, ...error.where };
+    throw error;
+  }
+}
 
 function answer([name, ...words]) {
   try {
