@@ -48,6 +48,8 @@ __all__ = ["BLOCKS_PER_PULL", "Disk", "Honest"]
 BLOCKS_PER_PULL = 64
 LOOK_IDLE_S = 5.0
 LOOK_BUSY_S = 1.0
+UNASKED = ("nobody is asked about an old backup", "votes leave before they are durable")
+"""Controls in which the others are not asked either: their memory makes up for much."""
 DEATH_SHARE = 0.02
 """Of a witness's transactions, how many end in its death, half before and half after they are durable."""
 DEATH_SHARE_WHEN_FORGETFUL = 0.06
@@ -159,7 +161,7 @@ class Honest:
         if self.account in committee:
             saved = self.disk.saved(committee.epoch)
             plan = self.simulation.plan
-            asks = plan.keeps_votes and plan.mutant != "nobody is asked about an old backup"
+            asks = plan.keeps_votes and plan.mutant not in UNASKED
             self.machine = Simplex(self.key, self.chain, self.clock.now(), saved, pool=pool, asks=asks)
             self.simulation.world.note(self.name, f"serves in epoch {committee.epoch}")
             self.hear(Tick())
