@@ -13,10 +13,13 @@ from ledger.core.keys import peer_id
 from millrace.errors import UsageError
 from millrace.keyring import load_keyring, settle_files
 from millrace.money import ORDER_S, order, receipt_fields
+from p2p.core.errors import IdentityError
 
 if TYPE_CHECKING:
     from ledger.core.entries import Entry
+    from ledger.core.keys import AccountId
     from millrace.api import Answer, Emit
+    from millrace.keyring import Keyring
     from millrace.rooms import Node
 
 __all__ = ["Rekeying"]
@@ -37,15 +40,32 @@ class Rekeying:
         state, account = self._node.follower.state, self._node.account
         line, current = state.key_line(account), state.key_of(account)
         recovery = NO_KEY if line is None else line.recovery
+        held, trouble = self._look_for(current)
         return {
             "account": peer_id(account),
             "key": peer_id(current),
-            "held": load_keyring(self._node.config.paths).holds(current) is not None,
+            "held": held,
+            "trouble": trouble,
             "recovery": None if recovery == NO_KEY else peer_id(recovery),
             "rekeys": 0 if line is None else line.rekeys,
             "rekeyed_ms": 0 if line is None else line.rekeyed_ms,
             "fee_min": state.params.fee_min,
         }
+
+    def _look_for(self, key: AccountId) -> tuple[bool, str]:
+        """Whether `key` is in this node's folder, and what is wrong with the files there."""
+        try:
+            return self._keyring().holds(key) is not None, ""
+        except UsageError as error:
+            return False, error.why
+
+    def _keyring(self) -> Keyring:
+        try:
+            return load_keyring(self._node.config.paths)
+        except IdentityError as error:
+            raise UsageError(
+                "a key file of this node cannot be used", str(error), "mend the file, then try again"
+            ) from error
 
     async def _key(self, _params: dict[str, Any], _emit: Emit) -> object:
         return self.standing()
@@ -53,7 +73,7 @@ class Rekeying:
     async def _rekey(self, params: dict[str, Any], emit: Emit) -> object:
         node = self._node
         entry, action = self._read(params["entry"])
-        new_key = load_keyring(node.config.paths).holds(action.new_key)
+        new_key = self._keyring().holds(action.new_key)
         if new_key is None:
             raise UsageError(
                 "the new key is not here",

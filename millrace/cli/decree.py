@@ -18,10 +18,12 @@ from millrace.cli.network import read_credits, read_peer
 from millrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from bootstrap.genesis import NetworkFile
+    from ledger.core.committee import Committee
     from ledger.core.entries import Decree
+    from ledger.core.keys import AccountId
     from millrace.decree import DecreeFile
 
 __all__ = [
@@ -80,7 +82,12 @@ def decree_rotate_verb(
     from ledger.core.entries import NO_APPROVALS, Rotate
 
     accounts = tuple(read_peer(text.partition("@")[0], "--witness") for text in witnesses)
-    return _draft(session, number, output, force, lambda number, _now: Rotate(number, accounts, NO_APPROVALS))
+    code = _draft(session, number, output, force, lambda number, _now: Rotate(number, accounts, NO_APPROVALS))
+    if absent := _absent(session, accounts):
+        session.say(
+            f"nobody answers this node at {', '.join(absent)}: start it before the decree is submitted"
+        )
+    return code
 
 
 @verb("param")
@@ -105,7 +112,7 @@ def decree_param_verb(  # noqa: PLR0917 - one argument per flag
 ) -> int:
     """Draft: change the network's parameters from a block on. What is not named here stays as it is."""
     from ledger.core.entries import NO_APPROVALS, Param
-    from ledger.core.params import Params
+    from ledger.core.params import PROTOCOL_VERSION, Params
 
     chosen: dict[str, int | None] = {
         "version": version,
@@ -123,6 +130,11 @@ def decree_param_verb(  # noqa: PLR0917 - one argument per flag
         first = from_height or now["height"] + BLOCKS_AHEAD
         return Param(number, first, replace(before, **given), NO_APPROVALS)
 
+    if version is not None and version > PROTOCOL_VERSION:
+        session.say(
+            f"this millrace knows the rules up to version {PROTOCOL_VERSION}: from that block on, "
+            "whoever has not updated takes no blocks"
+        )
     return _draft(session, number, output, force, make)
 
 
@@ -169,21 +181,47 @@ def decree_sign_verb(session: Session, file: Path) -> int:
 
 @verb("submit")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
-def decree_submit_verb(session: Session, files: tuple[Path, ...]) -> int:
+@click.option("--force", is_flag=True, help="Also a committee of which too few answer this node.")
+def decree_submit_verb(session: Session, files: tuple[Path, ...], force: bool) -> int:
     """Have the decree in FILE take effect. Several files are copies of one decree, signed by different governors.
 
     Any member may submit it; this node pays the entry's fee.
     """
+    from ledger.core.committee import Committee
+    from ledger.core.entries import Rotate
     from millrace.decree import format_decree, load_decree
 
     decree, *others = [load_decree(file.expanduser()) for file in files]
     for other in others:
         decree = decree.joined(other)
     _network(session, decree)
+    if isinstance(decree.decree, Rotate) and not force:
+        _refuse_dead(session, Committee(decree.network_id, 0, decree.decree.witnesses))
     answer = session.order("decree.submit", decree=format_decree(decree))
     session.answer(answer, f"decree {answer.get('decree')} is final in block {answer.get('height')}")
     session.say("what stands now: millrace network show")
     return 0
+
+
+def _absent(session: Session, witnesses: Sequence[AccountId]) -> list[str]:
+    """Those of `witnesses` whose ledger does not answer this node."""
+    names = [peer_id(account) for account in witnesses]
+    heads = session.call("ledger.check", peers=names).get("heads", [])
+    silent = {head.get("peer") for head in heads if head.get("verdict") == "no_answer"}
+    return [name for name in names if name in silent]
+
+
+def _refuse_dead(session: Session, committee: Committee) -> None:
+    """Refuse a committee that could not order one entry: no later decree could mend that."""
+    absent = _absent(session, committee.witnesses)
+    if committee.n - len(absent) < committee.quorum:
+        refuse(
+            f"{committee.n - len(absent)} of the {committee.n} witnesses answer, {committee.quorum} must agree",
+            f"nobody answers at {', '.join(absent)}. A committee that cannot agree orders nothing, not even the decree "
+            "that would replace it: the ledger would stand still until they run",
+            "start them (millrace bootstrap run), then submit again; if they run where this node cannot reach them: "
+            "--force",
+        )
 
 
 def _draft(
@@ -244,7 +282,11 @@ def _describe(decree: DecreeFile, network: NetworkFile) -> dict[str, Any]:
         "kind": kind,
         **fields,
         "approvals": [
-            {"governor": peer_id(account), "is_governor": account in network.genesis.governors}
+            {
+                "governor": peer_id(account),
+                "is_governor": account in network.genesis.governors,
+                "by_first_key": decree.is_signed_by(account, account),
+            }
             for account in sorted(decree.signatures)
         ],
         "needed": network.genesis.governors_needed,
@@ -267,5 +309,7 @@ def _text(decree: DecreeFile, network: NetworkFile) -> str:
         rows += [("", f"slots of {told['slot_timeout_ms']} ms")]
     rows += [("approved by", f"{len(told['approvals'])}, {told['needed']} are needed")]
     for one in told["approvals"]:
-        rows.append(("", one["governor"] + ("" if one["is_governor"] else "  (no governor of this network)")))
+        remark = "" if one["by_first_key"] else "  (void, unless its account has another key now)"
+        remark = remark if one["is_governor"] else "  (no governor of this network)"
+        rows.append(("", one["governor"] + remark))
     return table(("DECREE", ""), rows)

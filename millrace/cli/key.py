@@ -42,6 +42,13 @@ BACKUP_NOTES: Final = (
     "and their receipts, settings, the network file. Copy the data folder for these, while the node is down.",
 )
 
+REPLACED_NOTES: Final = (
+    "Whoever reads these words can be this node. They spend nothing any more: this account has another key now, which",
+    "is in the file account.key.",
+    "They bring back: the node's identity. Its account and balance come back with the words of `millrace key recovery`",
+    "as well: millrace key restore, then millrace key rotate. Without a recovery key, only a copy of account.key does.",
+)
+
 
 @verb("create")
 def key_create_verb(session: Session) -> int:
@@ -79,14 +86,17 @@ def key_show_verb(session: Session) -> int:
 @verb("backup")
 @click.option("--show", is_flag=True, help="Print the words although this is no terminal, or with --json.")
 def key_backup_verb(session: Session, show: bool) -> int:
-    """This node's key as 24 words, to be written on paper.
+    """This node's key as 24 words, to be written on paper. After `millrace key rotate` they bring back the node, not
+    its money: that needs the words of `millrace key recovery` too.
 
     They are shown on a terminal, on a screen that is gone afterwards, and three of them are asked back.
     """
     from millrace.cli.paper import hand_over
 
     key = _own_key(session)
-    hand_over(session, key.seed, f"The key of {peer_id(key.account)}", BACKUP_NOTES, show=show)
+    replaced = session.paths.account_key.exists() or session.paths.next_key.exists()
+    notes = REPLACED_NOTES if replaced else BACKUP_NOTES
+    hand_over(session, key.seed, f"The key of {peer_id(key.account)}", notes, show=show)
     return 0
 
 
@@ -252,13 +262,19 @@ def spending_key(session: Session) -> tuple[AccountId, SigningKey]:
     keyring = load_keyring(session.paths)
     if not session.endpoint.answers():
         return keyring.account, keyring.settled or keyring.identity
-    current = str(session.call("key").get("key"))
+    info = session.call("key")
+    current = str(info.get("key"))
     key = keyring.holds(account_from_peer_id(current))
     if key is None:
+        mend = (
+            ", or replace the key again: millrace key rotate"
+            if info.get("recovery")
+            else " from where it was made"
+        )
         refuse(
             "the key that spends for this account is not here",
             f"since a REKEY it is {current}; none of the key files in {session.paths.data} is that key",
-            "copy its account.key here, or replace the key again: millrace key rotate",
+            f"copy its account.key here{mend}",
         )
     return keyring.account, key
 

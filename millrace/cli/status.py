@@ -182,8 +182,11 @@ class _Facts:
         told = []
         if part.get("key") != part.get("account"):
             told.append(f"{clean(part.get('key'))} signs for this account")
-        if part.get("held") is False:
-            told.append("it is not here, so nothing can be paid: millrace key rotate")
+        if part.get("trouble"):
+            told.append(clean(part.get("trouble")))
+        elif part.get("held") is False:
+            mend = "millrace key rotate" if part.get("recovery") else "copy its account.key here"
+            told.append(f"it is not here, so nothing can be paid: {mend}")
         if part.get("recovery") is None:
             told.append("no recovery key: millrace key recovery")
         return " · ".join(told) or "as made · a recovery key is registered"

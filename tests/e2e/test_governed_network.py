@@ -93,6 +93,12 @@ async def test_accounts_whose_keys_were_replaced_buy_and_sell(tmp_path: Path, sh
             assert rotated["key"] == peer_id(key_in(home / "account.key").account)
             assert not (home / "account.key.new").exists()
             assert network.peer(name) == peer_id(key_in(home / "node.key").account)
+        loose = tmp_path / "buyer" / "account.key"
+        loose.chmod(0o644)  # a key that others may read is not read here, and no defect of the node
+        (shown,) = await shell.run("buyer", "status")
+        assert "0644" in shown["key"]["trouble"]
+        await shell.run("buyer", "key", "rotate", stdin=words["buyer"], code=2)
+        loose.chmod(0o600)
         await network.offers(2)
         report = await job(network)
         check_money_here(network, report)

@@ -70,6 +70,7 @@ def node(home: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[FakeNode]:
     with FakeNode(home / "api.sock") as running:
         running.answers |= {"governance": NOW, "key": KEYS, "key.rekey": {**KEYS, **MADE}}
         running.answers |= {"decree.submit": {"decree": 3, **MADE}, "limit.change": MADE}
+        running.answers["ledger.check"] = {"heads": [{"peer": PEER, "verdict": "agrees"}]}
         running.answers["limits"] = {"limit": 5_000_000, "granted": [{"peer": PEER, "amount": 1}], "held": []}
         yield running
 
@@ -171,6 +172,44 @@ def test_copies_signed_apart_are_submitted_together(
     capsys.readouterr()
     assert main(["decree", "submit", "one.toml", "three.toml"]) == 1
     assert "not hold one decree" in capsys.readouterr().err
+
+
+def test_a_committee_that_nobody_can_reach_is_not_submitted_by_mistake(
+    node: FakeNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four witnesses with a typing error in two of them: no later decree could have mended that."""
+    gone = [peer_id(SigningKey(bytes(range(number, number + 32))).account) for number in (7, 8, 9)]
+    heads = [{"peer": PEER, "verdict": "behind"}, {"peer": gone[0], "verdict": "false"}]
+    heads += [{"peer": name, "verdict": "no_answer"} for name in gone[1:]]
+    node.answers["ledger.check"] = {"heads": heads}
+    flags = [flag for name in (PEER, *gone) for flag in ("--witness", name)]
+    assert main(["decree", "rotate", *flags, "-o", "r.toml"]) == 0
+    assert f"nobody answers this node at {gone[1]}, {gone[2]}" in capsys.readouterr().err
+    assert main(["decree", "submit", "r.toml"]) == 1
+    assert "2 of the 4 witnesses answer, 3 must agree" in capsys.readouterr().err
+    assert "decree.submit" not in [name for name, _ in node.asked]
+    assert main(["decree", "submit", "r.toml", "--force"]) == 0
+    node.answers["ledger.check"] = {"heads": heads[:3]}  # one that is away is tolerated
+    assert main(["decree", "submit", "r.toml"]) == 0
+
+
+def test_a_changed_decree_shows_its_approvals_as_void(
+    node: FakeNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decree", "limit", PEER, "--raise", "5", "-o", "a.toml"]) == 0
+    assert main(["decree", "sign", "a.toml"]) == 0
+    assert "void" not in capsys.readouterr().out
+    text = (tmp_path / "a.toml").read_text()
+    (tmp_path / "a.toml").write_text(text.replace('"5.000000"', '"6.000000"'))
+    assert main(["decree", "show", "a.toml"]) == 0
+    assert "void, unless its account has another key now" in capsys.readouterr().out
+
+
+def test_rules_that_this_program_does_not_know_are_said_to_be(
+    node: FakeNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["decree", "param", "--version", "2", "-o", "v.toml"]) == 0
+    assert "takes no blocks" in capsys.readouterr().err
 
 
 def test_parameters_not_named_stay_as_they_are(node: FakeNode) -> None:
@@ -334,6 +373,14 @@ def test_the_status_says_what_was_decreed_and_which_key_spends(
     node.answers["status"] = {**node.answers["status"], "key": replaced}
     assert main(["status"]) == 0
     assert f"{PEER} signs for this account · it is not here" in capsys.readouterr().out
+    replaced |= {"recovery": None}
+    node.answers["status"] = {**node.answers["status"], "key": replaced}
+    assert main(["status"]) == 0
+    assert "millrace key rotate" not in capsys.readouterr().out, "nothing could take it back"
+    replaced |= {"trouble": "account.key has mode 0644"}
+    node.answers["status"] = {**node.answers["status"], "key": replaced}
+    assert main(["status"]) == 0
+    assert "account.key has mode 0644" in capsys.readouterr().out
 
 
 def test_a_key_that_is_elsewhere_is_said_to_be(node: FakeNode, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,6 +109,14 @@ def test_whoever_asks_by_name_gets_them(home: Path, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert tuple(out.split("\n\n")[1].split()) == WORDS
     assert "not claimed yet" in out
+    path = home / "account.key"
+    path.write_bytes(bytes(range(32)))
+    path.chmod(0o600)
+    assert main(["key", "backup", "--show"]) == 0
+    out = capsys.readouterr().out
+    assert "They spend nothing any more" in out, (
+        "the account has another key: whoever keeps these words must know"
+    )
 
 
 def test_without_a_key_there_is_nothing_to_back_up(capsys: pytest.CaptureFixture[str]) -> None:
