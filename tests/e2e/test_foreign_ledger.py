@@ -7,25 +7,31 @@ lying quorums would, and both auditors must name the same rule.
 from __future__ import annotations
 
 import json
+import struct
 from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from bootstrap.genesis import NetworkFile, save_network
-from ledger.core.audit import audit
+from ledger.core.audit import Replay, audit
 from ledger.core.block import NO_BLOCK, NO_ROOT, STATE_ROOT_INTERVAL, FinalBlock, Header
-from ledger.core.book_snapshot import state_root
-from ledger.core.encoding import Kind
-from ledger.core.entries import Entry, EntryType
+from ledger.core.book_snapshot import snapshot, state_root
+from ledger.core.encoding import Kind, WireError
+from ledger.core.entries import Entry, EntryType, Rotate, decode_entry
+from ledger.core.state import InvariantError, LedgerState
 from ledger.core.violations import AuditRule, BrokenRuleError
 from tests.core.ledger.audit_forge import AuditForge
-from tests.e2e.foreign import NEEDS_NODE, ask
-from tests.property.ledger.traffic import CREATED_MS, KEYS, Traffic, network
+from tests.e2e.foreign import NEEDS_NODE, VECTORS, ask, flipped, given
+from tests.property.ledger.traffic import CREATED_MS, KEYS, WITNESSES, Traffic, network
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ledger.core.genesis import Genesis
+    from ledger.core.keys import SigningKey
 
 pytestmark = NEEDS_NODE
 
@@ -153,3 +159,249 @@ def test_random_ledgers_of_every_type_and_what_liars_would_certify(tmp_path: Pat
             rules[rule] += 1
     assert all(applied[kind.name] for kind in EntryType), applied
     assert rules.keys() == OF_ENTRIES
+
+
+_EDGES = {
+    1: (0, 1, 2, 3, 16, 17, 64, 65, 255),
+    2: (0, 1, 2, 10_000, 10_001, 65_535),
+    4: (0, 1, 2, 600_000, 600_001, 2**32 - 1),
+    8: (
+        0,
+        1,
+        30 * 86_400_000,
+        30 * 86_400_000 + 1,
+        *(2**bits + more for bits in (48, 62, 63) for more in (-1, 0, 1)),
+    ),
+    32: (0, 1, 2**256 - 1, 2**255 - 19, 2**255 - 20),
+}
+_NEGATIVE = (2**64 - 1, 2**64 - 2**62, 2**64 - 2**62 - 1)
+EDGES = {
+    width: [edge.to_bytes(width, "big") for edge in (*edges, *(_NEGATIVE if width == 8 else ()))]
+    for width, edges in _EDGES.items()
+}
+ANY_EDGE = [edge for edges in EDGES.values() for edge in edges]
+
+
+def changed(record: bytes, random: Random, count: int) -> list[bytes]:
+    """Copies with one thing changed: a bit, a byte, a field at its edge, the length."""
+    copies = [record[:-1], record + b"\0", b"", record[1:]]
+    while len(copies) < count:
+        at = random.randrange(len(record))
+        put = random.choice((*ANY_EDGE, random.randbytes(1)))
+        copies.append(
+            flipped(record, at) if random.randrange(3) == 0 else record[:at] + put + record[at + len(put) :]
+        )
+    return copies
+
+
+def test_every_entry_type_changed_byte_by_byte(tmp_path: Path) -> None:
+    pinned = json.loads((VECTORS / "millrace" / "ledger.json").read_text())
+    names = "transfer lock claim expire release dispute verdict delegation param rotate rekey"
+    records = [bytes.fromhex(pinned[name]) for name in (*names.split(), "disputable lock", "limit decree")]
+    assert {decode_entry(record).action.TYPE for record in records} == set(EntryType)
+    random, genesis = Random(1), network()
+    file = network_file(tmp_path, genesis)
+    copies = [flipped(record, at) for record in records for at in range(len(record))]
+    copies += [copy for record in records for copy in changed(record, random, 300)]
+    taken = 0
+    for copy, answer in zip(
+        copies, ask(tmp_path, [["entry", file, given(copy)] for copy in copies]), strict=True
+    ):
+        try:
+            expected = decode_entry(copy).entry_id(genesis.network_id).hex()
+        except WireError:
+            assert answer.get("error") == "WireError", (copy.hex(), answer)
+        else:
+            assert answer.get("id") == expected, (copy.hex(), answer)
+            taken += 1
+    assert 0 < taken < len(copies)
+
+
+def test_snapshots_and_changed_ones(tmp_path: Path) -> None:
+    random = Random(2)
+    questions: list[list[str]] = []
+    expected: list[str] = []
+    for seed in range(100, 108):
+        ledger = grown(seed)
+        file = network_file(tmp_path, ledger.genesis)
+        data = snapshot(ledger.books)
+        for copy in (data, *changed(data, random, 100), *edged(data, random, 400)):
+            questions.append(["snapshot", file, given(copy)])
+            expected.append(judged(ledger.genesis, copy))
+    for question, answer, ours in zip(questions, ask(tmp_path, questions), expected, strict=True):
+        assert answer.get("state_root", answer.get("error")) == ours, (question[2], answer)
+    assert {"WireError", "InvariantError"} < set(expected)
+
+
+def edged(data: bytes, random: Random, count: int) -> list[bytes]:
+    """Copies of a snapshot with one field at its edge, or in the place of another one like it."""
+    fields = list(fields_of(data))
+    copies = []
+    for _ in range(count):
+        at, width = random.choice(fields)
+        start, _ = random.choice([each for each in fields if each[1] == width])
+        put = random.choice((*EDGES[width], data[start : start + width]))
+        copies.append(data[:at] + put + data[at + width :])
+    return copies
+
+
+def fields_of(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each field of a snapshot is (SPEC.md R4.16), and how wide."""
+    at, params = 0, [2, 8, 8, 4]
+    pending = 1 + 8 + sum(params)
+    head = [1, 8, *params, 1, *([8, *params] if data[pending] else []), 4, 1]
+    head += [32] * data[sum(head) - 1]
+    for width in head:
+        yield at, width
+        at += width
+    tables = [32, 8, 8, 8, 32, 8], [32, 32, 32, 8, 32, 8], [32, 32, 8], [32] * 4 + [8, 8, 8, 32, 1, 2, 1, 32]
+    for line in tables:
+        yield at, 8
+        lines = int.from_bytes(data[at : at + 8], "big")
+        at += 8
+        for width in line * lines:
+            yield at, width
+            at += width
+    assert at == len(data)
+
+
+def judged(genesis: Genesis, data: bytes) -> str:
+    try:
+        return LedgerState.from_snapshot(genesis, data).root().hex()
+    except (WireError, InvariantError) as error:
+        return "WireError" if isinstance(error, WireError) else "InvariantError"
+
+
+def test_changed_blocks_and_what_is_certified_of_them(tmp_path: Path) -> None:
+    random = Random(3)
+    questions, expected, closings = [], [], 0
+    for seed in range(300, 304):
+        ledger = grown(seed)
+        probes: list[tuple[int, bytes]] = []
+        ours: list[str | None] = []
+        replay, committee = Replay(ledger.genesis), WITNESSES
+        for height, block in enumerate(ledger.blocks, 1):
+            copies = changed(block.encode(), random, 10)[3:]
+            copies += [each.encode() for each in recertified(ledger, block, committee, random)]
+            if block.entries and block.entries[-1].action.TYPE is EntryType.ROTATE:
+                closings += 1
+                copies += reclosed(ledger, block, committee)
+                rotate = block.entries[-1].action
+                assert isinstance(rotate, Rotate)
+                committee = [KEYS[account] for account in rotate.witnesses]
+            probes += [(height, copy) for copy in copies]
+            ours += [fed(deepcopy(replay), copy) for copy in copies]
+            assert fed(replay, block.encode()) is None
+        asked = {
+            "blocks": [block.encode().hex() for block in ledger.blocks],
+            "probes": [(height, copy.hex()) for height, copy in probes],
+        }
+        questions.append(
+            ["probes", network_file(tmp_path, ledger.genesis), written(tmp_path, f"c{seed}", asked)]
+        )
+        expected.append(ours)
+    rules: Counter[str | None] = Counter()
+    for ours, answer in zip(expected, ask(tmp_path, questions), strict=True):
+        assert answer["ok"], answer
+        for mine, found in zip(ours, answer["found"], strict=True):
+            assert (found and found["rule"]) == mine, (mine, found)
+            rules[mine] += 1
+    assert closings > 3
+    assert rules.keys() > {"encoding", "chain", "time", "certificate", "quorum", "closing", "log", None}
+
+
+def fed(replay: Replay, block: bytes) -> str | None:
+    """The rule that our audit finds broken by one more block."""
+    try:
+        replay.feed(block)
+    except BrokenRuleError as broken:
+        return broken.rule.value
+    return None
+
+
+def recertified(
+    ledger: RandomLedger, block: FinalBlock, committee: list[SigningKey], random: Random
+) -> list[FinalBlock]:
+    """The same block with one field of its header changed, and signed all the same; or signed by others."""
+    header, zero = block.header, bytes(32)
+    changes: list[dict[str, Any]] = [
+        {"epoch": header.epoch + 1},
+        {"slot": header.slot + 1},
+        {"height": header.height + 1},
+        {"parent_slot": header.parent_slot - 1},
+        {"parent_hash": random.randbytes(32)},
+        {"time_ms": header.time_ms - 1},
+        {"time_ms": header.time_ms + 1},
+        {"tree_size": header.tree_size + 1},
+        {"log_root": random.randbytes(32)},
+        {"state_root": random.randbytes(32)},
+        {"parent_hash": zero},
+    ]
+    made = []
+    for change in changes:
+        try:
+            odd = replace(header, **change)
+            odd = Header.decode(odd.encode())
+        except WireError:
+            continue
+        closing = None if block.closing is None else ledger.closing(odd, committee)
+        made.append(
+            FinalBlock(odd, block.entries, ledger.certify(odd, block.certificate.kind, committee), closing)
+        )
+    kind = block.certificate.kind
+    few = ledger.certify(header, kind, committee, committee[:-2] or committee)
+    made.append(FinalBlock(header, block.entries, few, block.closing))
+    stranger = replace(few, signers=few.signers << 9)
+    made.append(FinalBlock(header, block.entries, stranger, block.closing))
+    bits = few.signers | 1 << 60
+    many = replace(few, signers=bits, signatures=(*few.signatures, bytes(64)))
+    made.append(FinalBlock(header, block.entries, many, block.closing))
+    return made
+
+
+def reclosed(ledger: RandomLedger, block: FinalBlock, committee: list[SigningKey]) -> list[bytes]:
+    """An epoch's last block with other closings, right ones and wrong ones; or without, or with one too many."""
+    header, network_id = block.header, ledger.genesis.network_id
+    body = header.encode() + b"".join(entry.encode() for entry in block.entries)
+    notarised = body + ledger.certify(header, Kind.NOTAR, committee).encode()
+    good = ledger.closing(header, committee)
+    first, second = good.headers
+
+    def closed(*headers: Header, kind: Kind = Kind.FINAL, signers: list[SigningKey] = committee) -> bytes:
+        """The last header may break rules that our own records refuse to be made with."""
+        certificate = ledger.certify(headers[-1], kind, committee, signers)
+        return (
+            struct.pack(">H", len(headers))
+            + b"".join(each.encode() for each in headers)
+            + certificate.encode()
+        )
+
+    def above(**changes: Any) -> bytes:
+        """Both void headers, with these changes to the first one."""
+        odd = replace(first, **changes)
+        return closed(odd, replace(second, parent_hash=odd.hash(network_id), parent_slot=odd.slot))
+
+    closings = [
+        closed(first, second),
+        closed(first),
+        closed(second),
+        closed(first, second, kind=Kind.NOTAR),
+        closed(first, second, signers=committee[:-2] or committee),
+        closed(first, replace(second, time_ms=first.time_ms - 1)),
+        closed(first, replace(second, tree_size=second.tree_size + 1)),
+        closed(first, replace(second, log_root=b"\7" * 32)),
+        closed(first, replace(second, count=1)),
+        closed(first, replace(second, epoch=second.epoch + 1)),
+        closed(first, replace(second, height=second.height - 1)),
+        closed(first, replace(second, slot=second.slot + 500)),
+        above(time_ms=first.time_ms - 1),
+        above(parent_hash=b"\7" * 32),
+        above(parent_slot=first.parent_slot - 1),
+        above(epoch=first.epoch + 1),
+        above(count=1),
+        struct.pack(">H", 0) + good.certificate.encode(),
+        good.encode()[:-64] + bytes(64),
+        closed(first, second)[: -64 * len(good.certificate.signatures)],
+    ]
+    final = body + ledger.certify(header, Kind.FINAL, committee).encode()
+    return [notarised, final, final + good.encode(), *(notarised + each for each in closings)]

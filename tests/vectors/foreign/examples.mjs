@@ -2,12 +2,13 @@
 // it (seeds, hashes of named texts, field values) and compared with the bytes that stand there.
 import { createHash } from "node:crypto";
 import { KIND, SigningKey, signingBytes } from "./ed25519.mjs";
+import { decodeEvidence, guilty } from "./evidence.mjs";
 import { Books } from "./ledger.mjs";
 import { readNetworkFile } from "./networkfile.mjs";
 import {
   certificateFault, commitment, decodeAdvert, decodeCertificate, decodeEntry, decodeGenesis, decodeOutcome, decodeTask, decodeTerms,
-  decodeVote, decodeVoucher, decodeReceipt, entryId, entrySigned, headerHash, inclusionRoot, leafHash, nodeHash, openEnvelope,
-  outcomeDigest, readHeader, taskDigest, termsHash, termsSigned, verifyReceipt, voteSigned, voucherSigned,
+  decodeVote, decodeVoucher, decodeReceipt, entryId, entrySigned, handedOver, headerHash, inclusionRoot, leafHash, nodeHash, openEnvelope,
+  outcomeDigest, readHandover, readHeader, taskDigest, termsHash, termsSigned, verifyReceipt, voteSigned, voucherSigned,
 } from "./records.mjs";
 import { ZERO32, accountOfPeerId, ascii, hex, pack, peerId, sha256, u, unhex, unpack, whole } from "./wire.mjs";
 
@@ -84,9 +85,46 @@ function entries(spec, same, holds) {
   same("§3 voucher", voucher, spec.bytes("The voucher by which Alice promises"));
   same("§3 CLAIM", claim, spec.bytes("CLAIM: Bob closes the lock"));
   same("§3 EXPIRE", expire, spec.bytes("EXPIRE: or, had he not"));
-  for (const bytes of [transfer, lock, claim, expire]) holds(`§3 ${decodeEntry(bytes).type} verifies`, entrySigned(decodeEntry(bytes), id));
+  const rare = rareEntries(spec, same, head, signed);
+  for (const bytes of [transfer, lock, claim, expire, ...rare]) holds(`§3 ${decodeEntry(bytes).type} verifies`, entrySigned(decodeEntry(bytes), id));
   holds("§3 voucher verifies", voucherSigned(decodeVoucher(voucher), alice.account, id));
-  example = { transfer, lock, lockId, claim };
+  example = { transfer, lock, lockId, claim, rotate: rare.at(-2) };
+}
+
+/** The types of entry that a dispute, governance or a lost key needs; decrees are approved by Alice. */
+function rareEntries(spec, same, head, signed) {
+  const id = genesis.networkId;
+  const notAfter = T0 + 120_000n;
+  const arbiters = sha256(ascii("millrace/1 arbiters\0"), u(8, 1), witness.account);
+  const dispute = [u(64, 86_400_000), arbiters, u(8, 1), u(16, 2500)];
+  const lock = signed(alice, Buffer.concat([head(2, alice, 3, notAfter, 10), bob.account, u(64, 5_000_000), u(64, T0 + HOUR), ...dispute, sha256(ascii("terms"))]));
+  const lockId = entryId(decodeEntry(lock), id);
+  const award = Buffer.concat([lockId, u(64, 4_000_000)]);
+  const entry = (key, type, seq, ...parts) => signed(key, Buffer.concat([head(type, key, seq, notAfter, 10), ...parts]));
+  const decree = (type, seq, number, body, layout) => {
+    const approval = alice.sign(KIND.DECREE, id, Buffer.concat([u(8, type), u(64, number), body]));
+    return entry(alice, type, seq, ...layout(u(64, number), body), u(16, 1), approval);
+  };
+  const limit = Buffer.concat([bob.account, u(64, 1_000_000)]);
+  const params = Buffer.concat([u(64, 5000), u(16, 1), u(64, 10), u(64, 1000), u(32, 1000)]);
+  const committee = Buffer.concat([u(8, 2), witness.account, bob.account]);
+  const [fresh, recovery] = [seed(0x0c), seed(0x0d)];
+  const keys = Buffer.concat([fresh.account, recovery.account]);
+  const proof = fresh.sign(KIND.REKEY, id, Buffer.concat([alice.account, u(64, 1), keys]));
+  const made = {
+    "LOCK with arbiters: as above": lock,
+    "RELEASE: Alice gives all": entry(alice, 5, 4, lockId),
+    "DISPUTE: Bob calls": entry(bob, 6, 2, lockId, sha256(ascii("evidence"))),
+    "VERDICT: Bob brings": entry(bob, 7, 3, award, u(8, 1), witness.account, u(16, 1), witness.sign(KIND.VERDICT, id, award)),
+    "LIMIT, by a sponsor": entry(alice, 8, 5, bob.account, u(64, -1_000_000), u(64, 0), u(16, 0)),
+    "LIMIT, by governors": decree(8, 6, 1, limit, (number, body) => [body, number]),
+    "PARAM: from height 5,000": decree(11, 7, 2, params, (number, body) => [number, body]),
+    "ROTATE: the witness and Bob": decree(10, 8, 3, committee, (number, body) => [number, body]),
+    "REKEY: Alice's account": entry(alice, 9, 1, keys, proof),
+  };
+  for (const [anchor, bytes] of Object.entries(made)) same(`§3 ${anchor}`, bytes, spec.bytes(anchor));
+  same("§3 id of a lock with arbiters", lockId, spec.bytes("Its id, which the next three name"));
+  return Object.values(made);
 }
 
 function state(spec, same) {
@@ -114,6 +152,8 @@ function blocks(spec, same, holds) {
   const vote = Buffer.concat([u(8, 5), ballot, witness.account, signature]);
   const certificate = Buffer.concat([u(8, 5), ballot, u(64, 1), signature]);
   same("§6 ask", Buffer.concat([u(8, 4), u(64, 7), u(64, 5), ZERO32]), spec.bytes("An ask for certificates from slot 7 on"));
+  const recalls = [Buffer.concat([u(8, 7), u(32, 0), u(64, 5)]), Buffer.concat([u(8, 8), u(32, 0), u(64, 5), u(64, 7), u(8, 0)])];
+  same("§6 recall and recalled", Buffer.concat(recalls), spec.bytes("A recall in epoch 0 by a witness"));
   same("§6 header", header, spec.bytes("The header of the example's only block"));
   same("§6 block hash", hash, spec.bytes("The header of the example's only block", 2));
   same("§6 vote", vote, spec.bytes("The header of the example's only block", 3));
@@ -129,7 +169,29 @@ function receipts(spec, same) {
   same("§7 receipt", receipt, spec.bytes("The receipt for Alice's TRANSFER"));
   verifyReceipt(decodeReceipt(receipt), genesis);
   example.receipt = receipt;
+  handover(spec, same);
   same("§7 root of the path", inclusionRoot(leafHash(example.transfer), 0n, 2n, [leaf1]), example.root);
+}
+
+function handover(spec, same) {
+  const id = genesis.networkId;
+  const { rotate, root, header: first } = example;
+  const hash = sha256(signingBytes(KIND.PROPOSAL, id, first));
+  const after = nodeHash(root, leafHash(rotate));
+  const header = Buffer.concat([u(8, 1), u(32, 0), u(64, 2), u(64, 2), u(64, 1), hash, u(64, T0 + 2000n), u(64, 3), after, ZERO32, u(32, 1)]);
+  const ballot = Buffer.concat([u(32, 0), u(64, 2), headerHash(whole(header, readHeader), id)]);
+  const certificate = Buffer.concat([u(8, 5), ballot, u(64, 1), witness.sign(KIND.FINAL, id, ballot)]);
+  const bytes = Buffer.concat([rotate, u(8, 1), root, header, u(16, 0), certificate]);
+  same("§7 handover", bytes, spec.bytes("### 7.3 Handovers and light clients"));
+  const next = handedOver(genesis, [whole(bytes, readHandover)]);
+  same("§7 committee handed over to", `${next?.epoch} ${next?.witnesses.map(hex)}`, `1 ${[witness, bob].map((key) => hex(key.account))}`);
+  const vote = (kind, block) => {
+    const said = Buffer.concat([u(32, 0), u(64, 1), block]);
+    return Buffer.concat([u(8, kind), said, witness.account, witness.sign(kind, id, said)]);
+  };
+  const evidence = Buffer.concat([u(8, 1), vote(KIND.SKIP, ZERO32), vote(KIND.FINAL, hash)]);
+  same("§7 evidence", evidence, spec.bytes("### 7.4 Evidence"));
+  same("§7 culprit", guilty(decodeEvidence(evidence), genesis)[0].map(hex), hex(witness.account));
 }
 
 function network(spec, same) {
@@ -258,6 +320,9 @@ function services(spec, same) {
   same("§15 request", pack({ op: "blocks", height: 3, count: 64, wait_ms: 2000 }), lines[0]);
   same("§15 answer", pack({ ok: { status: "waiting" } }), lines[1]);
   const error = { code: "no_peers", what: "no peer fits", why: "none is free", next: "wait", reasons: ["a: busy"] };
+  const row = spec.bytes("The row of a block of height 7");
+  same("§15 row", Buffer.concat([ascii("block"), u(64, 7), u(64, 12), unhex("2a")]), row);
+  same("§15 checksum", sha256(row).subarray(0, 8), spec.span("\nwhich is "));
   const messages = [
     { id: 1, method: "version", params: {} }, { id: 1, ok: { version: "0.1.0" } }, { id: 2, method: "send", params: { to: "12D3", amount: 5 } },
     { id: 3, part: { module: unhex("0061736d") }, last: true }, { id: 3, event: { event: "progress", done: 1 } }, { id: 1, error },

@@ -1,7 +1,7 @@
 // An audit of final blocks from genesis, a third reading of SPEC.md §4, §6.5 and §7.2.
 import { verifyBytes } from "./ed25519.mjs";
 import {
-  Log, arbitersHash, certificateFault, closingFault, committeeOf, decodeFinalBlock, decreeBytes, entryId, entrySigned, headerHash, rekeyProved,
+  Log, arbitersHash, certificateFault, closedBy, committeeOf, decodeFinalBlock, decreeBytes, entryId, entrySigned, headerHash, rekeyProved,
   verdictBytes, voucherSigned,
 } from "./records.mjs";
 import { WireError, ZERO32, ascii, hex, sha256, u, unhex } from "./wire.mjs";
@@ -326,13 +326,17 @@ export class Replay {
     }
   }
   certified(block, hash, committee, must) {
-    must(block.certificate.blockHash.equals(hash), "certificate", "another block");
-    const fault = certificateFault(block.certificate, committee);
-    must(fault !== "quorum", "quorum");
-    must(fault === null, "certificate", fault);
+    const one = (certificate, hashed) => {
+      must(certificate.blockHash.equals(hashed), "certificate", "another block");
+      const fault = certificateFault(certificate, committee);
+      must(fault !== "quorum", "quorum");
+      must(fault === null, "certificate", fault);
+    };
+    one(block.certificate, hash);
     if (!block.closing) return;
-    const open = closingFault(block, committee);
-    must(open === null, "closing", open);
+    const last = closedBy(block, committee.networkId);
+    must(last !== null, "closing");
+    one(block.closing.certificate, last);
   }
 
   /** The checks at the end, and what the ledger says. */

@@ -219,21 +219,21 @@ export function readFinalBlock(r) {
 /** R6.26. */
 function readClosing(r) {
   const headers = Array.from({ length: counted(r.u16(), 1, 512) }, () => readHeader(r));
+  need(headers.every((each) => each.count === 0 && each.stateRoot.equals(ZERO32)), "a void block with entries or a state");
   const certificate = readCertificate(r);
   const { epoch, slot } = headers.at(-1);
   need(certificate.kind === KIND.FINAL && certificate.epoch === epoch && certificate.slot === slot, "a closing's certificate of another kind or slot");
   return { headers, certificate };
 }
-/** R6.26: null, or what is wrong with it. */
-export function closingFault({ header, closing }, committee) {
+/** R6.26: the hash that the closing's certificate must be for, or null if its headers are not those of void blocks. */
+export function closedBy({ header, closing }, networkId) {
   let below = header;
   for (const next of closing.headers) {
-    const empty = next.count === 0 && next.treeSize === header.treeSize && next.logRoot.equals(header.logRoot) && next.stateRoot.equals(ZERO32);
-    if (!empty || next.epoch !== header.epoch || next.time < below.time || !follows(next, below, committee.networkId)) return "a header";
+    const empty = next.treeSize === header.treeSize && next.logRoot.equals(header.logRoot);
+    if (!empty || next.epoch !== header.epoch || next.time < below.time || !follows(next, below, networkId)) return null;
     below = next;
   }
-  if (!closing.certificate.blockHash.equals(headerHash(below, committee.networkId))) return "another block";
-  return certificateFault(closing.certificate, committee);
+  return headerHash(below, networkId);
 }
 const follows = (next, below, networkId) =>
   next.height === below.height + 1n && next.parentSlot === below.slot && next.parentHash.equals(headerHash(below, networkId));

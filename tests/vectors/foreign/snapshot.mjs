@@ -61,6 +61,7 @@ const readKeys = (r) => ({
 });
 function readLock(r) {
   const [payer, payee, payerKey] = ["payer", "payee", "payer's key"].map((what) => needKey(r.take(32), what));
+  need(!payer.equals(payee), "a lock for oneself");
   const lock = { payer, payee, payerKey, amount: within(r.u64(), 1n, 2n ** 48n, "amount"), expiry: i63(r, "expiry"), disputeMs: r.u64() };
   Object.assign(lock, { arbitersHash: r.take(32), needed: r.u8(), bps: r.u16(), status: within(r.u8(), 1, 2, "status"), termsHash: r.take(32) });
   const none = !lock.disputeMs && !lock.needed && !lock.bps && lock.arbitersHash.equals(ZERO32);
