@@ -61,8 +61,10 @@ class Duty:
 
     @property
     def trouble(self) -> str:
-        """Why a witness does not vote at present; empty when it does, and for a follower."""
-        return self._archive.trouble if self._witness is None else self._witness.trouble
+        """Why a witness does not vote at present, or what is wrong on this node's disk; empty when all is well."""
+        if self._witness is None:
+            return self._archive.trouble or self._archive.damage
+        return self._witness.trouble
 
     def receive(self, sender: AccountId, message: bytes) -> None:
         """A message of another witness."""

@@ -137,7 +137,7 @@ async def _serve(
     entry_points = tuple(check_bootstrap_address(text)[1] for text in network.bootstrap)
     links = ConsensusLinks(mesh.host, key.account)
     duty = Duty(key, archive, links, request, clock_ms, entry_points=entry_points)
-    service = LedgerService(archive, duty.submit_all, duty.waiting)
+    service = LedgerService(archive, duty.submit_all, duty.waiting, lambda: duty.trouble)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(links.run, duty.receive)
         nursery.start_soon(duty.run)

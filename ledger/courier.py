@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,6 +19,7 @@ from ledger.core.state import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ledger.core.committee import Committee
     from ledger.core.receipt import Receipt
     from ledger.sync import Follower, Request
 
@@ -26,6 +28,9 @@ __all__ = ["ANSWER_S", "Courier", "CutOff", "EntryExpired", "EntryRefused"]
 ANSWER_S: Final = 3.0
 RESEND_S: Final = 1.0
 RESEND_S_MAX: Final = 5.0
+BUSY_RETRY_S: Final = 0.05
+"""After a first `busy`: a witness that has just begun, or whose epoch is just over, is ready in a moment. Doubles to
+RESEND_S, so that a witness without room hears one wallet no more often than once a second."""
 EXPIRY_MARGIN_MS: Final = 10_000
 """A leader's clock may lag: an entry is given up only this long after its `not_after`."""
 CUT_OFF_S: Final = 10.0
@@ -60,10 +65,11 @@ class CutOff(Exception):
 class _Round:
     """What the witnesses said to one sending of an entry."""
 
-    __slots__ = ("answers", "refusals")
+    __slots__ = ("answers", "busy_pause_s", "refusals")
 
-    def __init__(self) -> None:
-        self.answers = 0
+    def __init__(self, busy_pause_s: float) -> None:
+        self.busy_pause_s = busy_pause_s
+        self.answers: set[AccountId] = set()
         self.refusals: Counter[Reason] = Counter()
 
 
@@ -85,20 +91,24 @@ class Courier:
 
         With `gives_up`, `CutOff` when no witness answers for long.
         """
-        resend_s = RESEND_S
+        resend_s, busy_pause_s = RESEND_S, BUSY_RETRY_S
         while True:
-            said = _Round()
+            said = _Round(busy_pause_s)
             async with trio.open_nursery() as nursery:
-                for witness in self._follower.committee.witnesses:
+                committee = self._follower.committee
+                for witness in committee.witnesses:
                     nursery.start_soon(self._send, witness, entry, said)
-                await self._follower.wait_for(entry_id, resend_s)
+                await self._follower.wait_for(partial(self._is_settled, entry_id, committee), resend_s)
                 nursery.cancel_scope.cancel()
             receipt = self._follower.receipt(entry_id)
             if receipt is not None:
                 self.rest()
                 return receipt
             self._judge(entry, said.refusals)
-            self.say(self._explain(entry, entry_id, said.answers))
+            if self._follower.committee != committee:
+                resend_s, busy_pause_s = RESEND_S, BUSY_RETRY_S
+                continue  # those asked are no witnesses any more
+            self.say(self._explain(entry, entry_id, len(said.answers)))
             if said.answers:
                 self._cut_off_s = None
             elif self._cut_off_s is None:
@@ -106,7 +116,12 @@ class Courier:
             if gives_up:
                 self.check_connection()
             self._follower.switch_source()
-            resend_s = min(RESEND_S_MAX, resend_s * 1.5)
+            resend_s, busy_pause_s = min(RESEND_S_MAX, resend_s * 1.5), RESEND_S
+
+    def _is_settled(self, entry_id: bytes, committee: Committee) -> bool:
+        """Whether the entry is final here, or others than `committee` order it from here on."""
+        follower = self._follower
+        return follower.archive.store.place(entry_id) is not None or follower.committee != committee
 
     def rest(self) -> None:
         """Nothing is on its way."""
@@ -149,13 +164,25 @@ class Courier:
         return f"{what}: {answers} of {committee.n} witnesses have it, and no block has come with it"
 
     async def _send(self, witness: AccountId, entry: Entry, said: _Round) -> None:
+        """Hand the entry to a witness, again and again while it is busy; whoever waits for the round ends that."""
+        pause_s = said.busy_pause_s
+        while await self._offer(witness, entry, said) is Reason.BUSY:
+            await trio.sleep(pause_s)
+            pause_s = min(RESEND_S, pause_s * 2)
+
+    async def _offer(self, witness: AccountId, entry: Entry, said: _Round) -> Reason | None:
+        """What a witness that answers has against the entry."""
         try:
             with trio.fail_after(ANSWER_S):
                 answer = await self._request(witness, encode_request(Submit(entry.encode())), ANSWER_S)
             fields = decode_answer(answer)
-            said.answers += 1
-            if field(fields, "status", str) == "refused":
-                said.refusals[Reason(field(fields, "reason", str))] += 1
+            said.answers.add(witness)
+            if field(fields, "status", str) != "refused":
+                return None
+            reason = Reason(field(fields, "reason", str))
+            if reason not in _DEFER:
+                said.refusals[reason] += 1
+            return reason
         except (
             ConnectionError,
             TimeoutError,
@@ -165,6 +192,7 @@ class Courier:
             ValueError,
         ) as error:
             _log.debug("wallet: %s did not take the entry: %s", peer_id(witness), error)
+            return None
 
     def _judge(self, entry: Entry, refusals: Counter[Reason]) -> None:
         """Give up only if it is certain, or if more witnesses refuse than may lie and our own copy agrees."""
@@ -176,8 +204,8 @@ class Courier:
             )
         if own is not None and own.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
             raise EntryRefused(own.reason, f"another entry used this sequence number: {own.detail}")
-        for reason, count in refusals.items():
-            if reason not in _DEFER and count > self._follower.committee.faults and own is not None:
+        for count in refusals.values():
+            if count > self._follower.committee.faults and own is not None:
                 raise EntryRefused(own.reason, own.detail)
         if now_ms > entry.not_after_ms + EXPIRY_MARGIN_MS:
             raise EntryExpired(f"no block took the entry until {entry.not_after_ms}")

@@ -62,7 +62,8 @@ class _Pruned(Exception):
 class LedgerService:
     """Serves one archive. With `submit`, a witness's door, entries are taken too; without it, reads only.
 
-    `waiting(account, count_max)` names the account's entries that wait behind that door.
+    `waiting(account, count_max)` names the account's entries that wait behind that door, and `trouble()` says why a
+    witness does not vote at present; without it, what is wrong with the archive is told.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class LedgerService:
         archive: Archive,
         submit: Callable[[Sequence[Entry]], Awaitable[Sequence[Refusal | None]]] | None = None,
         waiting: Callable[[AccountId, int], Sequence[Entry]] | None = None,
+        trouble: Callable[[], str] | None = None,
     ) -> None:
         self._archive = archive
         self._submit = submit
         self._waiting = waiting
+        self._trouble = trouble
         self._in_flight: Counter[AccountId] = Counter()
         self._shelf = Shelf(archive)
         self._newest = 0, b""
@@ -148,7 +151,7 @@ class LedgerService:
             "tree_size": self._archive.chain.log.size,
             "time_ms": tip.time_ms,
             "faults_tolerated": self._archive.chain.committee.faults,
-            "halted": self._archive.trouble,
+            "halted": self._archive.trouble if self._trouble is None else self._trouble(),
             "base": self._archive.store.first_height,
             "certified": self._certified(),
         }

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Standing", "Watch"]
 
 SOURCES_REMEMBERED_MAX: Final = 256
+HALTED_CHARS_MAX: Final = 400
+"""Of what a source says about itself."""
 ANSWERS_PER_VISIT_MAX: Final = 4
 """Answers with evidence that one visit takes; the next goes on from there."""
 
@@ -65,6 +67,8 @@ class Watch:
         self._disbelieved: set[AccountId] = set()
         self.split: SplitView | None = None
         """Two final headers that are not of one chain, once they were seen: rely on nothing new."""
+        self.halted: dict[AccountId, str] = {}
+        """Sources that said why they do not vote, when they were looked at last; their word, and no proof."""
 
     async def visit(self, source: AccountId) -> None:
         """Compare heads with `source`, and take over the evidence that it holds. Errors as `ask` raises them."""
@@ -78,6 +82,7 @@ class Watch:
         try:
             height, data = field(fields, "height", int), field(fields, "certified", bytes)
             theirs = CertifiedHeader.decode(data) if data else None
+            self._note_halted(source, fields.get("halted"))
         except WireError as error:
             raise Untrustworthy(f"its head: {error}") from error
         if theirs is None:
@@ -161,6 +166,11 @@ class Watch:
         self._heard[source] = after
         while len(self._heard) > SOURCES_REMEMBERED_MAX:
             self._heard.pop(next(iter(self._heard)))
+
+    def _note_halted(self, source: AccountId, why: object) -> None:
+        self.halted.pop(source, None)
+        if isinstance(why, str) and why and len(self.halted) < SOURCES_REMEMBERED_MAX:
+            self.halted[source] = why[:HALTED_CHARS_MAX]
 
     def _known(self) -> Docket:
         """What is kept, read from disk once."""

@@ -34,10 +34,10 @@ from ledger.core.keys import peer_id
 from ledger.core.simplex import Simplex
 from ledger.core.state import Reason, Refusal
 from ledger.store import Batch
-from ledger.sync import Untrustworthy, pull_blocks
+from ledger.sync import HEDGE_S, Untrustworthy, pull_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from ledger.archive import Archive
     from ledger.core.entries import Entry
@@ -79,6 +79,17 @@ class _Submission:
         self.done = trio.Event()
 
 
+class _Pull:
+    """Blocks being pulled from one source."""
+
+    __slots__ = ("done", "has_answered", "heard_s")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.has_answered = False
+        self.heard_s = trio.current_time()
+
+
 class Witness:
     """One of the witnesses of the present epoch. `run` orders entries until the epoch is over."""
 
@@ -117,6 +128,7 @@ class Witness:
         self._round_over = trio.Event()
         self._behind: dict[AccountId, None] = {}
         self._look = trio.Event()
+        self._pulling: dict[AccountId, _Pull] = {}
         self._wake_at_s: float | None = 0.0
 
     @property
@@ -185,7 +197,8 @@ class Witness:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pull_when_behind)
             for other in self._others:
-                nursery.start_soon(self._pull_from, other)
+                self._pulling[other] = _Pull()
+                nursery.start_soon(self._pull_from, other, self._pulling[other])
             await self._order()
             nursery.cancel_scope.cancel()
         for submission in (*self._submissions, *(item for items in self._waiting.values() for item in items)):
@@ -269,22 +282,44 @@ class Witness:
     async def _pull_when_behind(self) -> None:
         """Pull from whoever shows a higher final block; now and then look whether somebody has one."""
         turn = 0
-        while True:
-            with trio.move_on_after(LOOK_BUSY_S if self._machine.is_waiting else LOOK_IDLE_S):
-                await self._look.wait()
-            self._look = trio.Event()
-            behind, self._behind = self._behind, {}
-            if not behind and self._others:
-                turn += 1
-                behind = {self._others[turn % len(self._others)]: None}
-            for source in behind:
-                await self._pull_from(source)
+        async with trio.open_nursery() as nursery:
+            while True:
+                with trio.move_on_after(LOOK_BUSY_S if self._machine.is_waiting else LOOK_IDLE_S):
+                    await self._look.wait()
+                self._look = trio.Event()
+                behind, self._behind = self._behind, {}
+                if not behind and self._others:
+                    turn = (turn + 1) % len(self._others)
+                await self._pull_beside(
+                    nursery, behind or (*self._others[turn:], *self._others[:turn]), behind
+                )
 
-    async def _pull_from(self, source: AccountId) -> None:
+    async def _pull_beside(
+        self, nursery: trio.Nursery, sources: Iterable[AccountId], all_of: Collection[AccountId]
+    ) -> None:
+        """Pull from `all_of` the sources named, or else from the first that answers.
+
+        One that says nothing for HEDGE_S goes on beside the next: a process that hangs would hold up the others until
+        its time-out. No source is asked twice at a time.
+        """
+        for source in sources:
+            if source in self._pulling:
+                continue
+            pull = self._pulling[source] = _Pull()
+            nursery.start_soon(self._pull_from, source, pull)
+            while not pull.done.is_set() and trio.current_time() < pull.heard_s + HEDGE_S:
+                with trio.move_on_at(pull.heard_s + HEDGE_S):
+                    await pull.done.wait()
+            if not all_of and pull.has_answered:
+                return
+
+    async def _pull_from(self, source: AccountId, pull: _Pull) -> None:
+        """Take blocks from `source` until it has no new one."""
         height = self.archive.chain.tip.height + 1
         try:
             while True:
                 blocks = await pull_blocks(self._request, source, height, 0)
+                pull.has_answered, pull.heard_s = True, trio.current_time()
                 if not blocks:
                     return
                 self._caught_up.append(CaughtUp(blocks))
@@ -296,3 +331,6 @@ class Witness:
             _log.debug("witness: %s does not answer: %s", peer_id(source), error)
         except Untrustworthy as error:
             _log.warning("witness: %s sent a wrong block: %s", peer_id(source), error)
+        finally:
+            self._pulling.pop(source, None)
+            pull.done.set()

@@ -213,6 +213,7 @@ class Answers:
         committee, totals = follower.committee, follower.state.totals()
         return {
             "height": follower.head.height,
+            "base": follower.archive.store.first_height,
             "slot": follower.head.slot,
             "time_ms": follower.head.time_ms,
             "hash": follower.head.block_hash.hex(),

@@ -35,7 +35,7 @@ def evidence_found(follower: Follower) -> dict[str, Any]:
 
 
 def standing_of_ledger(follower: Follower) -> dict[str, Any]:
-    """For `status`: how much evidence there is, and what is wrong with the chain as a whole, or empty."""
+    """For `status`: where the ledger here begins, how much evidence there is, and what is wrong with the whole."""
     split = follower.fork
     text = ""
     if split is not None:
@@ -44,7 +44,16 @@ def standing_of_ledger(follower: Follower) -> dict[str, Any]:
             f"witnesses made two chains final, seen at height {' and '.join(map(str, heights))}: more than f of them "
             "lied; rely on nothing new, and ask the operators"
         )
-    return {"evidence": follower.archive.store.evidence_count, "split": text}
+    return {
+        "evidence": follower.archive.store.evidence_count,
+        "split": text,
+        "base": follower.archive.store.first_height,
+        "halted": [
+            {"peer": peer_id(source), "why": why}
+            for source, why in sorted(follower.watch.halted.items())
+            if source in follower.committee
+        ],
+    }
 
 
 async def check_heads(follower: Follower, peers: list[Any]) -> dict[str, Any]:

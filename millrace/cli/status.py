@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from ledger.core.amounts import format_credits
-from millrace.cli.frame import Session, clean, verb
+from millrace.cli.frame import Session, clean, short, verb
 from millrace.errors import DaemonUnavailable, MillraceError
 
 __all__ = ["status_text", "status_verb"]
@@ -154,6 +154,11 @@ class _Facts:
         text += f" · {part.get('entries', 0)} entries verified here"
         if part.get("evidence"):
             text += f" · {part['evidence']} proofs that a witness lied: millrace ledger evidence"
+        if isinstance(part.get("base"), int) and part["base"] > 1:
+            text += f" · kept from block {part['base']} on"
+        halted = part.get("halted")
+        for each in halted if isinstance(halted, list) else ():
+            text += f" · witness {short(each.get('peer'))} does not vote: {clean(each.get('why'))}"
         for fault in (part.get("split"), part.get("trouble"), part.get("waiting")):
             text += f" · {clean(fault)}" if fault else ""
         return text

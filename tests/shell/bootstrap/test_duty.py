@@ -57,7 +57,9 @@ class Town:
         entry_points = tuple(key.account for key in KEYS[:4])
         duty = Duty(key, archive, links, self.request, self.clock_ms, entry_points=entry_points)  # type: ignore[arg-type]
         self.duties[key.account] = duty
-        self.services[key.account] = LedgerService(archive, duty.submit_all, duty.waiting)
+        self.services[key.account] = LedgerService(
+            archive, duty.submit_all, duty.waiting, lambda: duty.trouble
+        )
         self.nursery.start_soon(duty.run)
         return duty
 

@@ -146,6 +146,36 @@ async def test_a_follower_leaves_a_liar_and_a_dead_source(tmp_path: Path) -> Non
             assert follower.state.account(POOR.account).balance == 3
 
 
+async def test_a_witness_catches_up_although_another_hangs(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """The first that it asks hangs: pulled one after the other, as before, the blocks came 5 s later."""
+    async with memory_network(tmp_path, 4, running=3, in_thread=False) as network:
+        async with network.wallet(RICH, "rich") as rich:
+            for number in range(3):
+                await rich.submit(Transfer(POOR.account, number + 1))
+        hung, asked_s = network.keys[1].account, []
+        honest = network.request
+
+        async def request(witness: AccountId, body: bytes, timeout_s: float) -> bytes:
+            if trio.current_time() < begin_s + 1:
+                raise ConnectionError("not linked yet")
+            if witness == hung:
+                asked_s.append(trio.current_time())
+                with trio.fail_after(timeout_s):
+                    await trio.sleep_forever()
+            return await honest(witness, body, timeout_s)
+
+        begin_s = trio.current_time()
+        network.request = request  # type: ignore[method-assign]
+        late = await network.start(3)
+        await trio.sleep(1)
+        late._behind = dict.fromkeys((hung, network.keys[0].account))
+        late._look.set()
+        asked_from_s = trio.current_time()
+        await late.archive.wait_beyond(2)
+        assert asked_s
+        assert trio.current_time() - asked_from_s <= 2 * HEDGE_S
+
+
 async def test_a_source_that_hangs_hides_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with (
         memory_network(tmp_path, 1, in_thread=False) as network,

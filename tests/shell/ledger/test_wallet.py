@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from ledger.core.entries import Transfer, sign_entry
+from ledger.core.requests import encode_answer
 from ledger.core.state import Reason
 from ledger.store import open_store
 from ledger.wallet import EntryPending, EntryRefused, WalletBehind
@@ -15,6 +16,10 @@ from tests.shell.ledger.memory_network import CREDIT, POOR, RICH, memory_network
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from ledger.core.keys import AccountId
 
 
 async def test_what_the_own_copy_refuses_is_never_signed(tmp_path: Path) -> None:
@@ -24,6 +29,27 @@ async def test_what_the_own_copy_refuses_is_never_signed(tmp_path: Path) -> None
         assert caught.value.reason is Reason.INSUFFICIENT
         assert wallet.pending() == ()
         await wallet.submit(Transfer(POOR.account, CREDIT))
+
+
+@pytest.mark.parametrize("busy_s", [0.2, 1.5])
+async def test_a_witness_that_is_busy_is_asked_again_soon_and_not_often(
+    tmp_path: Path, autojump_clock: MockClock, busy_s: float
+) -> None:
+    async with memory_network(tmp_path, 1, in_thread=False) as network:
+        offered: list[float] = []
+
+        async def request(witness: AccountId, body: bytes, timeout_s: float) -> bytes:
+            if b"submit" in body:
+                offered.append(trio.current_time())
+                if trio.current_time() < offered[0] + busy_s:
+                    return encode_answer({"status": "refused", "reason": Reason.BUSY, "detail": "not yet"})
+            return await honest(witness, body, timeout_s)
+
+        honest, network.request = network.request, request  # type: ignore[method-assign]
+        async with network.wallet(RICH, "rich") as wallet:
+            await wallet.submit(Transfer(POOR.account, 1))
+        assert trio.current_time() - offered[0] <= 2 * busy_s
+        assert len(offered) <= 8
 
 
 async def test_a_crash_before_sending_sends_the_same_bytes_later(tmp_path: Path) -> None:
