@@ -74,9 +74,11 @@ export function split(one, other, networkId) {
   if (one.header.epoch === other.header.epoch && parting(one, other, networkId) !== null) return true;
   const [a, b] = [one.header, other.header];
   if (a.treeSize === b.treeSize && !a.logRoot.equals(b.logRoot)) return true;
-  const [low, high] = a.slot <= b.slot ? [a, b] : [b, a];
-  return low.height > high.height || low.time > high.time || low.treeSize > high.treeSize || (low.slot === high.slot && low.height !== high.height);
+  const [low, high] = before(a, b) ? [a, b] : [b, a];
+  if (low.treeSize > high.treeSize) return true;
+  return low.epoch === high.epoch && (low.height > high.height || low.time > high.time);
 }
+const before = (a, b) => (a.epoch === b.epoch ? a.slot <= b.slot : a.epoch < b.epoch);
 
 /** R7.12: what the client said to each of what it was shown; null is taken. */
 export class LightClient {
@@ -96,17 +98,20 @@ export class LightClient {
     if (!handoverHolds(handover, this.committee)) return "handover";
     const refusal = this.compare(handover, proof, true);
     if (refusal) return refusal;
-    this.head = handover;
+    if (this.head) this.head = handover;
     this.committee = committeeOf(this.committee.networkId, this.committee.epoch + 1, handover.entry.witnesses);
     return null;
   }
   compare(head, proof, handing) {
     const held = this.head;
-    if (!held) return null;
-    if (split(held, head, this.committee.networkId)) return "split";
+    if (!held || head.headBytes.equals(held.headBytes)) return null;
     const [old, next] = [held.header, head.header];
-    const void_ = handing && next.epoch === old.epoch && next.treeSize === old.treeSize && next.logRoot.equals(old.logRoot);
-    if (next.height <= old.height && !void_) return "stale";
+    const behind = next.epoch > old.epoch && next.height <= old.height; // held is the block that ended the epoch
+    if (behind || split(held, head, this.committee.networkId)) return "split";
+    if (next.height < old.height) {
+      if (!handing) return "stale";
+      return next.treeSize === old.treeSize && next.logRoot.equals(old.logRoot) ? null : "split";
+    }
     return consistent(old.treeSize, next.treeSize, old.logRoot, next.logRoot, proof) ? null : "consistency";
   }
   held() {

@@ -322,13 +322,14 @@ function readLeaf(r) {
   return { entry, index: i63(r.u64(), "index"), path: readPath(r) };
 }
 export function readCertifiedHeader(r) {
+  const from = r.at;
   const header = readHeader(r);
   const descendants = Array.from({ length: counted(r.u16(), 0, 512) }, () => readHeader(r));
   const certificate = readCertificate(r);
   const last = descendants.at(-1) ?? header;
   need(certificate.kind === KIND.FINAL && certificate.slot === last.slot, "a certificate of another kind or slot");
   need([certificate, ...descendants].every((each) => each.epoch === header.epoch), "two epochs");
-  return { header, descendants, last, certificate };
+  return { header, descendants, last, certificate, headBytes: r.bytes.subarray(from, r.at) };
 }
 export function readHandover(r) {
   const entry = readEntry(r);

@@ -9,6 +9,7 @@
 //   node verify.mjs snapshot NETWORK FILE            a state in bytes, and its root (§4.6)
 //   node verify.mjs chunk NETWORK FILE               {root, size, chunks_root, index, data, path}: a piece of one (R15.29)
 //   node verify.mjs follow NETWORK FILE              [{head | handover, path}…]: what a light client says to each (§7.3)
+//   node verify.mjs split NETWORK HEAD HEAD          whether two certified headers are of two chains (R7.13)
 //   node verify.mjs evidence NETWORK FILE [HANDOVER…]  who lied (§7.4)
 //   node verify.mjs entry NETWORK FILE               an entry's form and id (§3)
 //   node verify.mjs block NETWORK FILE               one final block's form and certificate (§6)
@@ -26,7 +27,7 @@
 import { readFileSync } from "node:fs";
 import { strictKey, verifyBytes } from "./ed25519.mjs";
 import { examples } from "./examples.mjs";
-import { LightClient, decodeEvidence, evidenceEpoch, evidenceHolds, guilty } from "./evidence.mjs";
+import { LightClient, decodeEvidence, evidenceEpoch, evidenceHolds, guilty, parting, split } from "./evidence.mjs";
 import { Replay, Violation, auditFile } from "./ledger.mjs";
 import { readNetworkFile } from "./networkfile.mjs";
 import {
@@ -101,6 +102,11 @@ const commands = {
       return head ? client.advance(whole(unhex(head), readCertifiedHeader), nodes) : client.handOver(whole(unhex(handover), readHandover), nodes);
     });
     return { said, ...client.held() };
+  },
+  split(network, ...paths) {
+    const { networkId } = genesisOf(network);
+    const [one, other] = paths.map((path) => whole(load(path), readCertifiedHeader));
+    return { split: split(one, other, networkId), height: Number(parting(one, other, networkId) ?? -1n) };
   },
   evidence(network, path, ...handovers) {
     const genesis = genesisOf(network);
