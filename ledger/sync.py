@@ -56,15 +56,20 @@ _log = logging.getLogger(__name__)
 async def pull_blocks(
     request: Request, source: AccountId, from_height: int, wait_ms: int
 ) -> tuple[FinalBlock, ...]:
-    """Final blocks from `from_height` on as `source` has them: nothing of them is checked, that is `Chain.accept`'s.
+    """Final blocks from `from_height` on as `source` has them: only their heights are checked, the rest is
+    `Chain.accept`'s.
 
-    `Untrustworthy` if an answer is malformed; ConnectionError or TimeoutError as `request` raises them.
+    `Untrustworthy` if an answer is malformed, or of other heights: whoever repeats what is known, without end, would
+    never be left. ConnectionError or TimeoutError as `request` raises them.
     """
     fields = await ask(request, source, BlocksFrom(from_height, wait_ms=wait_ms), wait_ms / 1000 + ANSWER_S)
     try:
-        return tuple(FinalBlock.decode(data) for data in byte_strings(fields, "blocks"))
+        blocks = tuple(FinalBlock.decode(data) for data in byte_strings(fields, "blocks"))
     except WireError as error:
         raise Untrustworthy(str(error)) from error
+    if any(block.header.height != height for height, block in enumerate(blocks, from_height)):
+        raise Untrustworthy(f"blocks of other heights than those from {from_height} on")
+    return blocks
 
 
 async def check_ahead(blocks: Sequence[FinalBlock], state: LedgerState) -> IsVerified:

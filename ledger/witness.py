@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from ledger.archive import Archive
+    from ledger.core.block import FinalBlock
     from ledger.core.entries import Entry
     from ledger.core.keys import AccountId, SigningKey
     from ledger.core.mempool import Mempool
@@ -313,6 +314,12 @@ class Witness:
             if not all_of and pull.has_answered:
                 return
 
+    def _took(self, block: FinalBlock) -> bool:
+        """Whether the machine took `block`: it is settled, or waits for one that makes it final."""
+        chain = self.archive.chain
+        block_hash = block.header.hash(chain.genesis.network_id)
+        return block.header.height <= chain.tip.height or chain.holds(block_hash)
+
     async def _pull_from(self, source: AccountId, pull: _Pull) -> None:
         """Take blocks from `source` until it has no new one."""
         height = self.archive.chain.tip.height + 1
@@ -326,10 +333,13 @@ class Witness:
                 self._work.set()
                 while self._caught_up:
                     await self._round_over.wait()
+                if not self._took(blocks[-1]):
+                    raise Untrustworthy(f"what it has from height {height} on does not hold")
                 height = blocks[-1].header.height + 1
         except (ConnectionError, TimeoutError, trio.TooSlowError) as error:
             _log.debug("witness: %s does not answer: %s", peer_id(source), error)
         except Untrustworthy as error:
+            pull.has_answered = False
             _log.warning("witness: %s sent a wrong block: %s", peer_id(source), error)
         finally:
             self._pulling.pop(source, None)

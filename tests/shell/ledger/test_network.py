@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +10,10 @@ import trio
 
 from ledger.archive import Archive
 from ledger.core.audit import audit
+from ledger.core.block import FinalBlock
+from ledger.core.encoding import unpack
 from ledger.core.entries import Claim, Lock, Transfer, sign_entry, sign_voucher
-from ledger.core.requests import Head, decode_answer, encode_request
+from ledger.core.requests import Head, decode_answer, encode_answer, encode_request
 from ledger.core.state import Reason
 from ledger.store import StoreFullError, open_store
 from ledger.sync import HEDGE_S, Follower
@@ -198,3 +201,73 @@ async def test_a_source_that_hangs_hides_nothing(tmp_path: Path, autojump_clock:
                 await rich.submit(Transfer(POOR.account, 1))
                 assert await follower.wait_for(lambda: follower.head.height >= 1, 3 * HEDGE_S)
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_source_that_repeats_what_is_settled_hides_nothing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """It answered at once, again and again, with a block that was taken long ago, and no other source was asked."""
+    async with (
+        memory_network(tmp_path, 1, in_thread=False) as network,
+        network.wallet(RICH, "rich") as rich,
+    ):
+        witness, liar = network.keys[0].account, POOR.account
+        await rich.submit(Transfer(POOR.account, 1))
+        first = rich.follower.archive.store.blocks(1, 1, 1)
+
+        async def request(source: AccountId, body: bytes, timeout_s: float) -> bytes:
+            if source == liar:
+                await trio.sleep(0.01)
+                return encode_answer({"blocks": first})
+            return await network.request(source, body, timeout_s)
+
+        with open_store(tmp_path / "follower.db", network.genesis) as store:
+            archive = Archive(store, in_thread=False)
+            follower = Follower(network.genesis, store, lambda: (witness, liar), request, archive=archive)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follower.run)
+                for _ in range(3):
+                    await rich.submit(Transfer(POOR.account, 1))
+                    assert await follower.wait_for(
+                        lambda: follower.head.height >= rich.follower.head.height, 10
+                    )
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_witness_that_serves_endless_false_blocks_holds_up_no_other(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Witness 2 hears no messages, and looks at the others now and then: the liar's blocks had no end."""
+    async with (
+        memory_network(tmp_path, 4, in_thread=False) as network,
+        network.wallet(RICH, "rich") as rich,
+    ):
+        liar, deaf = network.keys[0].account, network.keys[2].account
+        await rich.submit(Transfer(POOR.account, 1))
+        model = next(iter(rich.follower.blocks(1, 1)))
+        answer, send = network.request, network.send
+
+        async def request(source: AccountId, body: bytes, timeout_s: float) -> bytes:
+            question = unpack(body)
+            if source != liar or question["op"] != "blocks":
+                return await answer(source, body, timeout_s)
+            await trio.sleep(0.01)
+            height = question["height"]
+            header = replace(
+                model.header, height=height, slot=height + 1, parent_slot=height, parent_hash=b"p" * 32
+            )
+            certificate = replace(model.certificate, slot=height + 1)
+            return encode_answer({"blocks": [FinalBlock(header, model.entries, certificate).encode()]})
+
+        async def dropped(sender: AccountId, to: AccountId, message: bytes) -> None:
+            if deaf not in {sender, to}:
+                await send(sender, to, message)
+
+        network.request, network.send = request, dropped  # type: ignore[method-assign]
+        await network.stop(2)
+        deafened = await network.start(2)
+        for _ in range(3):
+            await trio.sleep(20)
+            await rich.submit(Transfer(POOR.account, 1))
+            with trio.fail_after(60):
+                await deafened.archive.wait_beyond(rich.follower.head.height - 1)
