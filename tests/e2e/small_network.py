@@ -42,6 +42,8 @@ class Network:
     root: Path
     genesis: Genesis
     nodes: dict[str, Node]
+    addresses: tuple[str, ...] = ()
+    """Where the running witnesses listen."""
 
     async def api(self, name: str, method: str, **params: Any) -> Any:
         endpoint = Endpoint(self.nodes[name].config.api.socket)
@@ -94,10 +96,11 @@ async def small_network(
     workers: int = 2,
     wraps: dict[str, Callable[[Runner], UnitRunner]] | None = None,
     governors: tuple[str, ...] = (),
+    away: tuple[str, ...] = (),
 ) -> AsyncIterator[Network]:
     """`witnesses` entry points, `workers` lenders (worker-0 …) and one buyer; all gone when the block ends.
 
-    All of the `governors`, named like the nodes, must agree.
+    All of the `governors`, named like the nodes, must agree. Witnesses that are `away` have a key and do not run.
     """
     await trio.Path(root).chmod(0o700)
     names = [*(f"witness-{n}" for n in range(witnesses)), *(f"worker-{n}" for n in range(workers)), "buyer"]
@@ -117,7 +120,7 @@ async def small_network(
     network = Network(root, genesis, {})
     async with trio.open_nursery() as nursery:
         addresses: list[str] = []
-        for name in names[:witnesses]:
+        for name in [name for name in names[:witnesses] if name not in away]:
             save_network(root / name / "network.toml", NetworkFile(genesis, tuple(addresses)))
             addresses.append(await nursery.start(_bootstrap, root / name))
         for name in names[witnesses:]:
@@ -126,6 +129,7 @@ async def small_network(
             for name in names[witnesses:]:
                 wrap = (wraps or {}).get(name)
                 starting.start_soon(_start, nursery, network, name, wrap)
+        network.addresses = tuple(addresses)
         yield network
         for node in network.nodes.values():
             node.stop()
