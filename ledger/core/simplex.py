@@ -8,7 +8,7 @@ have no SKIP certificate, so every later block descends from it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ledger.core.block import FinalBlock, Proposal, sign_proposal
 from ledger.core.chain import BadBlock, Chain
@@ -46,7 +46,7 @@ from ledger.core.mempool import Mempool
 from ledger.core.own_votes import OwnVotes
 from ledger.core.register import Register
 from ledger.core.repair import Patience, first_relays, recalled, repeats, supplies
-from ledger.core.timers import Timers
+from ledger.core.timers import Timers, grown, is_timely
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ if TYPE_CHECKING:
     from ledger.core.keys import AccountId, SigningKey
     from ledger.core.state import Moment
 
-__all__ = ["CLOCK_AHEAD_MS_MAX", "Simplex"]
-
-CLOCK_AHEAD_MS_MAX: Final = 5_000
-"""How far a block's time may be ahead of a voter's clock; a block further ahead has to wait."""
+__all__ = ["Simplex"]
 
 
 class Simplex:
@@ -265,16 +262,19 @@ class Simplex:
                 continue
             agreed = self._ballots.notarised(slot)
             for block_hash in self.proposals.of(slot):
-                if agreed in {None, block_hash} and self._is_acceptable(block_hash):
+                if agreed in {None, block_hash} and self._is_acceptable(block_hash, agreed is not None):
                     self._cast(Kind.NOTAR, slot, block_hash)
                     return True
         return False
 
-    def _is_acceptable(self, block_hash: bytes) -> bool:
-        candidate = self.chain.candidate(block_hash)
-        if candidate is None or candidate.tip.time_ms > self._now.wall_ms + CLOCK_AHEAD_MS_MAX:
+    def _is_acceptable(self, block_hash: bytes, is_agreed: bool) -> bool:
+        candidate, tip = self.chain.candidate(block_hash), self.chain.tip
+        if candidate is None:
             return False
-        return stands_on_agreed(candidate.block.header, self.chain.tip, self._ballots)
+        header = candidate.block.header
+        slot_ms = grown(self.chain.state.params.slot_timeout_ms, header.slot - tip.slot - 1)
+        timely = is_timely(header.time_ms, self._now.wall_ms, slot_ms, is_agreed=is_agreed)
+        return timely and stands_on_agreed(header, tip, self._ballots)
 
     def _vote_final(self) -> bool:
         """Vote FINAL where our own NOTAR became a certificate and we did not skip (R6.5)."""

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["REPEAT_S", "REPEAT_S_MAX", "SILENT_TIMEOUT_SHARE", "TIMEOUT_GROWTH", "Timers"]
+__all__ = [
+    "CLOCK_AHEAD_MS_MAX",
+    "CLOCK_BEHIND_MS_MAX",
+    "REPEAT_S",
+    "REPEAT_S_MAX",
+    "SILENT_TIMEOUT_SHARE",
+    "TIMEOUT_GROWTH",
+    "Timers",
+    "grown",
+    "is_timely",
+]
+
+CLOCK_AHEAD_MS_MAX: Final = 5_000
+"""How far a block's time may be ahead of a voter's clock; a block further ahead has to wait."""
+CLOCK_BEHIND_MS_MAX: Final = 60_000
+"""How far a block's time may be behind a voter's clock, or by the slot's timer where that is longer: nobody can order
+an entry long after its end, or claim a lock long after its deadline, by a block that bears an old time."""
 
 TIMEOUT_GROWTH: Final = 1.2
 TIMEOUT_GROWTH_SLOTS_MAX: Final = 16
@@ -14,6 +30,20 @@ SILENT_TIMEOUT_SHARE: Final = 0.125
 """A leader whose last slot was skipped, and who was not heard since, gets this share of the slot timer."""
 REPEAT_S: Final = 0.25
 REPEAT_S_MAX: Final = 4.0
+
+
+def grown(slot_timeout: float, slots_open: int) -> float:
+    """The timer of a slot, in the unit of `slot_timeout`, so many slots after the last final one."""
+    return slot_timeout * TIMEOUT_GROWTH ** min(TIMEOUT_GROWTH_SLOTS_MAX, slots_open)
+
+
+def is_timely(time_ms: int, now_ms: int, slot_ms: float, *, is_agreed: bool) -> bool:
+    """Whether a voter whose clock shows `now_ms` may notarise a block of that time, whose slot takes `slot_ms` (R6.4).
+
+    What a quorum has notarised is old because of the network, not of its leader: it needs no lower bound.
+    """
+    behind_ms = max(CLOCK_BEHIND_MS_MAX, slot_ms)
+    return time_ms <= now_ms + CLOCK_AHEAD_MS_MAX and (is_agreed or time_ms >= now_ms - behind_ms)
 
 
 class Timers:
@@ -70,9 +100,8 @@ class Timers:
         if not runs:
             self._over_s = None
         elif self._over_s is None:
-            growth = TIMEOUT_GROWTH ** min(TIMEOUT_GROWTH_SLOTS_MAX, slots_open)
             share = SILENT_TIMEOUT_SHARE if is_leader_silent else 1.0
-            timeout_s = slot_timeout_s * growth * share
+            timeout_s = grown(slot_timeout_s, slots_open) * share
             self._over_s, self._half_s = now_s + timeout_s, now_s + timeout_s / 2
         if not repeats:
             self._repeat_at_s = None

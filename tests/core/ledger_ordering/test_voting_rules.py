@@ -186,6 +186,45 @@ def test_a_block_from_the_near_future_gets_its_vote_when_the_clock_is_there() ->
     assert witness.votes(Kind.NOTAR)
 
 
+def test_a_block_of_long_ago_gets_no_vote_and_its_slot_is_skipped() -> None:
+    """A leader that bears an old time would order entries after their end, and claims after their deadline."""
+    for late_s, is_voted in ((60.0, True), (60.001, False)):
+        witness = Machine(FOUR, 0)
+        block = proposed(FOUR, 1)
+        witness.s = late_s
+        witness.hear(block, sender=1)
+        assert bool(witness.votes(Kind.NOTAR)) is is_voted
+        witness.wait(5.0)
+        assert [v.slot for v in witness.votes(Kind.SKIP)] == [1]
+
+
+def test_a_block_of_long_ago_that_a_quorum_notarised_is_helped_to_become_final() -> None:
+    witness = Machine(FOUR, 0)
+    block = proposed(FOUR, 1)
+    witness.s = 3_600.0
+    witness.hear(block, sender=1)
+    assert not witness.persisted
+    for number in (1, 2, 3):
+        witness.hear(vote(FOUR, number, Kind.NOTAR, 1, name(block)), sender=number)
+    assert witness.votes(Kind.NOTAR, 1)
+    assert witness.votes(Kind.FINAL, 1)
+
+
+def test_the_grown_timer_of_a_troubled_network_bounds_the_time_where_it_is_longer() -> None:
+    """However long messages take, some slot is long enough for its block: its time must not be too old then."""
+    slow = replace(FOUR, slot_timeout_ms=60_000)
+    slow_block = sign_proposal(
+        KEYS[2], slow.committee, Chain(slow).build(bytes(32), 2, WALL_MS, [(b"", entry(slow))]).block
+    )
+    for late_s, is_voted in ((72.0, True), (72.001, False)):
+        witness = Machine(slow, 0)
+        for number in (1, 2, 3):
+            witness.hear(vote(slow, number, Kind.SKIP, 1), sender=number)
+        witness.s = late_s
+        witness.hear(slow_block, sender=2)
+        assert bool(witness.votes(Kind.NOTAR, 2)) is is_voted
+
+
 def test_an_entry_with_a_known_id_and_a_wrong_signature_is_not_taken_on_trust() -> None:
     witness = Machine(FOUR, 0)
     witness.submit(entry(FOUR))

@@ -59,6 +59,7 @@ CAMPAIGNS: dict[str, tuple[Plan, int]] = {
     "n=4": (FOUR, 4),
     "n=4, one liar": (LIAR, 5),
     "n=4, one liar, quiet links": (replace(LIAR, faults=("delay", "clock")), 2),
+    "n=4, a liar of old blocks": (replace(LIAR, liars=("backdater",)), 1),
     "n=7, two liars": (LIARS, 2),
     "n=4, death at each write": (replace(FOUR, actors=6, wishes=1, faults=("delay",), gst_s=2.0, write=0), 3),
     "n=1, death at each write": (replace(ONE, actors=6, wishes=1, faults=("delay",), gst_s=2.0, write=0), 1),

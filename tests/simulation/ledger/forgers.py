@@ -9,7 +9,7 @@ from ledger.core.block import FinalBlock, Proposal, sign_proposal
 from ledger.core.consensus import Ask, Recalled, decode_message, encode_message
 from ledger.core.encoding import Kind, WireError
 from ledger.core.events import Action, Broadcast, Event, Received, Send
-from ledger.core.votes import NO_BLOCK, Certificate, sign_vote
+from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 from tests.simulation.ledger.liars import Equivocator, Liar, Noisy, Silent, Stale, Withholder, decoded
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ledger.core.keys import SigningKey
     from tests.simulation.ledger.simulation import Simulation
 
-__all__ = ["Deceiver", "Forger", "make_liar"]
+__all__ = ["Backdater", "Deceiver", "Forger", "make_liar"]
 
 
 class Forger(Liar):
@@ -104,6 +104,24 @@ class Forger(Liar):
         return replace(header, count=len(entries), tree_size=peaks.size, log_root=peaks.root()), entries
 
 
+class Backdater(Forger):
+    """Takes part, and as leader proposes a good block that bears its parent's time, however long ago that was."""
+
+    def act(self, action: Action) -> None:
+        message = decode_message(action.message) if isinstance(action, Broadcast | Send) else None
+        if isinstance(message, Proposal | Vote) and not _is_skip(message):
+            slot = message.slot if isinstance(message, Vote) else message.header.slot
+            if self.committee.leader(slot) == self.account:
+                return  # of the slots that it leads it says nothing else
+        Liar.act(self, action)
+
+    def lie(self, event: Event) -> None:
+        parent_hash = self.may_lead()
+        if parent_hash is not None and self.shadow.slot not in self._led:
+            self._led.add(self.shadow.slot)
+            self._say(self.build(parent_hash, 0))
+
+
 class Deceiver(Liar):
     """Votes well, and lies to whoever asks: blocks that nobody certified, other entries, a head that is not there.
 
@@ -181,6 +199,7 @@ KINDS: dict[str, type[Liar]] = {
     "silent": Silent,
     "withholder": Withholder,
     "forger": Forger,
+    "backdater": Backdater,
     "stale": Stale,
     "deceiver": Deceiver,
     "noisy": Noisy,
@@ -193,6 +212,10 @@ def make_liar(simulation: Simulation, key: SigningKey, number: int, kind: str) -
         kind = simulation.world.chance(f"kind of {number}").choice(list(KINDS))
     simulation.world.note(f"x{number}", kind)
     return KINDS[kind](simulation, key, number)
+
+
+def _is_skip(message: Proposal | Vote) -> bool:
+    return isinstance(message, Vote) and message.kind is Kind.SKIP
 
 
 def replace_header(header: Header, **fields: object) -> Header:

@@ -17,6 +17,7 @@ from ledger.core import (
     settlement,
     simplex,
     state,
+    timers,
 )
 from ledger.core.actions import Claim, Expire
 from ledger.core.block import FinalBlock
@@ -54,6 +55,7 @@ class Mutant:
 
 
 INTERVAL = 8
+BEHIND_MS = 10_000
 REKEY_PAUSE_MS = 2_000
 SHORTER = (
     (block, "STATE_ROOT_INTERVAL", INTERVAL),
@@ -63,8 +65,10 @@ SHORTER = (
     (state, "PRUNE_INTERVAL", INTERVAL),
     (authority, "REKEY_PAUSE_MS", REKEY_PAUSE_MS),
     (book_charter, "_RECOVERY_PAUSE_MS", REKEY_PAUSE_MS),
+    (timers, "CLOCK_BEHIND_MS_MAX", BEHIND_MS),
 )
-"""What takes 1,000 blocks or an hour outside: state roots, forgetting idle accounts, the recovery key's pause."""
+"""What takes 1,000 blocks, an hour or a minute outside: state roots, forgetting idle accounts, the recovery key's
+pause, a block that is too old."""
 
 
 @contextmanager
@@ -265,6 +269,9 @@ MUTANTS: dict[str, Mutant] = {
     "slots pass in an idle network": Mutant(((Simplex, "is_waiting", True),), ("idle",)),
     "a block may be older than its parent": Mutant(
         ((Chain, "_misplaced", blind_to("time")),), ("audit: time",), replace(FOUR, liars=("forger",)), 60
+    ),
+    "a block may be as old as its parent": Mutant(
+        ((timers, "CLOCK_BEHIND_MS_MAX", 10**9),), ("backdated",), replace(FOUR, liars=("backdater",)), 60
     ),
     "a quorum lacks one vote": Mutant(
         ((Committee, "quorum", property(lambda self: max(1, 2 * self.n // 3))),),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Referee"]
 
+BEHIND_MS_MAX = 21_000
+"""No honest witness notarises a block that is older: the 10 s of a run, two clocks 8 s apart that jump, a slow disk."""
 _RIVALS = {Kind.NOTAR: (Kind.NOTAR,), Kind.SKIP: (Kind.FINAL,), Kind.FINAL: (Kind.FINAL, Kind.SKIP)}
 
 
@@ -54,6 +56,8 @@ class Referee:
         self._paid_for: dict[bytes, bytes] = {}
         self._signed: dict[bytes, int] = {}
         self._refused: dict[bytes, str] = {}
+        self.is_leaping = False
+        """Whether everybody sleeps for a month: a vote of before may be sent after."""
         self.thefts: set[bytes] = set()
         """Entries that a thief signed."""
         self._taken_back: set[AccountId] = set()
@@ -145,7 +149,21 @@ class Referee:
                     "vote",
                     f"{witness.name} contradicts itself in slot {vote.slot}: {kind.name}, {vote.kind.name}",
                 )
-        self._votes[vote.witness, vote.kind, vote.epoch, vote.slot] = vote.block_hash
+        key = vote.witness, vote.kind, vote.epoch, vote.slot
+        if key not in self._votes and vote.kind is Kind.NOTAR:
+            self._check_age(witness, vote)
+        self._votes[key] = vote.block_hash
+
+    def _check_age(self, witness: Honest, vote: Vote) -> None:
+        """A block of long ago gets no first vote: it would order entries after their end, as if in time."""
+        machine = witness.machine
+        candidate = None if machine is None else machine.chain.candidate(vote.block_hash)
+        if machine is None or candidate is None or self.is_leaping:
+            return
+        age_ms = witness.clock.now().wall_ms - candidate.tip.time_ms
+        is_own = machine.committee.leader(vote.slot) == vote.witness
+        if age_ms > BEHIND_MS_MAX and not is_own and machine._ballots.notarised(vote.slot) is None:
+            raise Broken("backdated", f"{witness.name} notarises a block that is {age_ms} ms old")
 
     def accused(self, evidence: Evidence) -> None:
         """An honest witness charges another: never an honest one."""

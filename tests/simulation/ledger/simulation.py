@@ -98,6 +98,7 @@ class Simulation:
         self.restored = self.honest[0] if plan.restores else None
         self.referee = Referee(self.genesis)
         self.referee.honest = {member.account for member in self.honest}
+        self.referee.is_leaping = plan.leaps
         if self.restored is not None and plan.liars:
             self.referee.unsure = {self.restored.account}
         self.readers = [Reader(self, READER_NUMBERS + number) for number in range(READERS)]
