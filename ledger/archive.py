@@ -1,7 +1,7 @@
 """A verified chain together with its disk: what witness, follower and service share.
 
 The chain in memory runs ahead of the disk by the batch that is being written; everything that is told to
-others (`height`, `wait_beyond`, blocks, receipts) speaks of what is durable.
+others (`tip`, `committee`, `wait_beyond`, blocks, receipts) speaks of what is durable.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ledger.core.block import FinalBlock
+from ledger.core.chain import Tip
 from ledger.core.merkle import TILE_LEAVES
 from ledger.opening import load_chain
 from ledger.proofs import receipt_of
@@ -56,7 +57,10 @@ class Archive:
         self.store = store
         self.genesis: Genesis = store.genesis
         self.chain: Chain = self._load()
-        self.height = self.chain.tip.height
+        self.tip = self.chain.tip
+        """The last block that is durable here."""
+        self.committee = self.chain.committee
+        """The witnesses of the block after that one."""
         self._disk_trouble = ""
         self.damage = ""
         """What the scrub found wrong on disk; empty when it found nothing, or is not through."""
@@ -69,6 +73,11 @@ class Archive:
     def trouble(self) -> str:
         """Why nothing can be written, or no block be judged, at present; empty when all is well."""
         return self._disk_trouble or self.chain.outdated
+
+    @property
+    def height(self) -> int:
+        """The height of the last block that is durable here."""
+        return self.tip.height
 
     def _load(self) -> Chain:
         chain = load_chain(self.store)
@@ -100,11 +109,17 @@ class Archive:
             weight = sum(map(_weight, batch.blocks))
             self._weight += weight
             self._certified_weight += weight
-            self.height = batch.blocks[-1].header.height
+            self._take_note(batch.blocks[-1])
             self.chain.log.forget_leaves(self.store.tree_size, self.store.leaf_hashes)
             self._grown.set()
             self._grown = trio.Event()
             await self._keep_snapshot()
+
+    def _take_note(self, block: FinalBlock) -> None:
+        header = block.header
+        self.tip = Tip(header.slot, header.height, block.certificate.block_hash, header.time_ms)
+        if self.chain.tip.height == header.height:
+            self.committee = self.chain.committee
 
     async def _keep_snapshot(self) -> None:
         """Write the state for the next start, and for others to begin at, if that is due.
@@ -148,7 +163,7 @@ class Archive:
         """
         self.store.begin(block, snapshot, peaks)
         self.chain = self._load()
-        self.height = self.chain.tip.height
+        self.tip, self.committee = self.chain.tip, self.chain.committee
         self._grown.set()
         self._grown = trio.Event()
 

@@ -64,9 +64,10 @@ def committee_of(archive: Archive, epoch: int) -> Committee | None:
 
 def consistency_path(archive: Archive, old_size: int, size: int) -> tuple[bytes, ...] | None:
     """The proof that the log of `size` goes on from that of `old_size`; None if it is not held here."""
-    log = archive.chain.log
+    if size > archive.store.tree_size:
+        return None  # perhaps in memory, but not durable
     try:
-        return log.consistency_proof(old_size, size)
+        return archive.chain.log.consistency_proof(old_size, size)
     except IndexError:
         return None
 

@@ -52,6 +52,14 @@ POLLS_MAX: Final = 512
 """Requests that wait for a block; over either limit one is answered at once, so that waiting never keeps out asking."""
 
 
+DURABLE_WAIT_S: Final = 2.0
+"""How long an answer waits for the disk to hold what it speaks of."""
+
+
+class _NotDurable(Exception):
+    """What would be answered is only in memory, and the disk does not take it."""
+
+
 class _Pruned(Exception):
     """What is asked for is from before the height at which this node's ledger began."""
 
@@ -95,6 +103,8 @@ class LedgerService:
             return encode_error("bad_request", str(error))
         except StoreError:
             return encode_error("unavailable", "this node cannot read its ledger file")
+        except _NotDurable:
+            return encode_error("unavailable", "this node's disk does not take what it has learned")
         except _Pruned as error:
             return encode_error("pruned", str(error))
         finally:
@@ -113,9 +123,9 @@ class LedgerService:
             case BlocksFrom():
                 return await self._blocks(peer, request)
             case AccountOf(account):
-                return self._account(account)
+                return await self._once_durable(self._account(account))
             case LockOf(lock_id):
-                return self._lock(lock_id)
+                return await self._once_durable(self._lock(lock_id))
             case ReceiptOf(entry_id):
                 return self._receipt(entry_id)
             case SnapshotOffer():
@@ -144,13 +154,13 @@ class LedgerService:
         return [_judgement(refusal) for refusal in await self._submit(entries)]
 
     def _head(self) -> dict[str, Any]:
-        tip = self._archive.chain.tip
+        tip = self._archive.tip
         return {
-            "height": self._archive.height,
+            "height": tip.height,
             "slot": tip.slot,
-            "tree_size": self._archive.chain.log.size,
+            "tree_size": self._archive.store.tree_size,
             "time_ms": tip.time_ms,
-            "faults_tolerated": self._archive.chain.committee.faults,
+            "faults_tolerated": self._archive.committee.faults,
             "halted": self._archive.trouble if self._trouble is None else self._trouble(),
             "base": self._archive.store.first_height,
             "certified": self._certified(),
@@ -208,6 +218,18 @@ class LedgerService:
 
     def _may_wait(self, peer: AccountId) -> bool:
         return self._polls[peer] < POLLS_PER_PEER_MAX and self._polls.total() < POLLS_MAX
+
+    async def _once_durable(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """`fields`, made just now of the state in memory, once the disk has reached it: a crash undoes the rest.
+
+        Made first and awaited then: under load, memory is ahead of the disk whenever one looks.
+        """
+        height = self._archive.chain.tip.height
+        with trio.move_on_after(DURABLE_WAIT_S):
+            await self._archive.wait_beyond(height - 1)
+        if self._archive.height < height:
+            raise _NotDurable
+        return fields
 
     def _account(self, account: AccountId) -> dict[str, Any]:
         found = self._archive.chain.state.account(account)
