@@ -34,7 +34,7 @@ IN_FLIGHT_MAX: Final = 64
 """Requests that wait for an answer on one channel, at either end."""
 IN_FLIGHT_TOTAL_MAX: Final = 1024
 """Requests of one name that are being answered, of all peers; each name has its own, so none starves another."""
-UNSENT_BYTES_MAX: Final = 16 << 20
+UNSENT_BYTES_MAX: Final = 8 << 20
 """Answers that wait for their askers to read: over this, whoever has most waiting is hung up on."""
 UNSENT_FRAMES_MAX: Final = 4
 """The same for one channel, in answers of the greatest length."""
