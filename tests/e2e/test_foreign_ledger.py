@@ -15,26 +15,41 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from bootstrap.genesis import NetworkFile, save_network
-from ledger.core.audit import Replay, audit
+from ledger.core.audit import Base, Replay, audit
 from ledger.core.block import NO_BLOCK, NO_ROOT, STATE_ROOT_INTERVAL, FinalBlock, Header
-from ledger.core.book_snapshot import snapshot, state_root
+from ledger.core.book_snapshot import snapshot, snapshot_root, state_root
 from ledger.core.encoding import Kind, WireError
-from ledger.core.entries import Entry, EntryType, Rotate, decode_entry
+from ledger.core.entries import (
+    Approvals,
+    Entry,
+    EntryType,
+    Param,
+    Rotate,
+    Transfer,
+    decode_entry,
+    sign_decree,
+)
+from ledger.core.genesis import Genesis
+from ledger.core.handover import Handover
+from ledger.core.heads import certify
+from ledger.core.keys import SigningKey
+from ledger.core.merkle import MerkleLog
+from ledger.core.params import Params
+from ledger.core.snapshot import CHUNK_BYTES
 from ledger.core.state import InvariantError, LedgerState
 from ledger.core.violations import AuditRule, BrokenRuleError
 from tests.core.ledger.audit_forge import AuditForge
-from tests.e2e.foreign import NEEDS_NODE, VECTORS, ask, flipped, given
-from tests.property.ledger.traffic import CREATED_MS, KEYS, WITNESSES, Traffic, network
+from tests.e2e.foreign import NEEDS_NODE, VECTORS, ask, flipped, framed, given
+from tests.property.ledger.traffic import CREATED_MS, GOVERNORS, KEYS, PEOPLE, WITNESSES, Traffic, network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from ledger.core.genesis import Genesis
-    from ledger.core.keys import SigningKey
 
 pytestmark = NEEDS_NODE
 
+DRIFTER = SigningKey(bytes([99]) * 32)
 BUSY_BLOCKS = 70
 SEEDS = range(12)
 
@@ -56,8 +71,8 @@ class RandomLedger(AuditForge):
         self.lies: list[tuple[int, FinalBlock, str]] = []
         self.applied: Counter[str] = Counter()
 
-    def grow(self, entries: int, *, patient: bool = False) -> None:
-        """One block, with up to so many entries; `patient`: a state root is due, nobody hurries."""
+    def grow(self, entries: int, *, patient: bool = False, first: Sequence[Entry] = ()) -> None:
+        """One block, with up to so many random entries behind the `first` ones; `patient`: no time passes."""
         random, last = self.random, self.last
         self.time_ms = self.time_ms if patient else self.traffic.next_time(self.time_ms)
         height = len(self.blocks) + 1
@@ -65,6 +80,9 @@ class RandomLedger(AuditForge):
         epoch, peaks = self.books.epoch, self.peaks
         self.books.open_page(height, self.time_ms, epoch, slot)
         chosen: list[Entry] = []
+        for entry in first:
+            self.books.entry(entry)
+            chosen.append(entry)
         for _ in range(entries):
             entry = self.traffic.entry()
             try:
@@ -405,3 +423,170 @@ def reclosed(ledger: RandomLedger, block: FinalBlock, committee: list[SigningKey
     ]
     final = body + ledger.certify(header, Kind.FINAL, committee).encode()
     return [notarised, final, final + good.encode(), *(notarised + each for each in closings)]
+
+
+def thousand(seed: int) -> tuple[RandomLedger, Base, list[SigningKey]]:
+    """A ledger over its first state root, where somebody is forgotten; what an audit can begin with, and who signed."""
+    ledger = RandomLedger(seed)
+    for who, whom, amount in ((PEOPLE[0], DRIFTER, 7), (DRIFTER, PEOPLE[0], 6)):
+        ledger.grow(0, first=[ledger.sign(who, Transfer(whom.account, amount))])
+    for _ in range(40):
+        ledger.grow(ledger.random.randrange(6))
+    while len(ledger.blocks) < STATE_ROOT_INTERVAL - 1:
+        ledger.grow(0, patient=True)
+    ledger.time_ms += 32 * 86_400_000
+    assert DRIFTER.account in snapshot(ledger.books)
+    ledger.grow(0, patient=True)
+    assert DRIFTER.account not in snapshot(ledger.books)
+    base, committee = Base(ledger.blocks[-1], snapshot(ledger.books), ledger.peaks), ledger.witnesses
+    for _ in range(15):
+        ledger.grow(ledger.random.randrange(6))
+    ledger.blocks.append(finished(ledger))
+    return ledger, base, list(committee)
+
+
+def handovers(ledger: RandomLedger) -> list[Handover]:
+    log, made = MerkleLog(), []
+    for block in ledger.blocks[:STATE_ROOT_INTERVAL]:
+        for entry in block.entries:
+            log.append(entry.encode())
+        if block.entries and block.entries[-1].action.TYPE is EntryType.ROTATE:
+            head = certify([block])
+            assert head is not None
+            made.append(Handover(block.entries[-1], log.inclusion_proof(log.size - 1, log.size), head))
+    return made
+
+
+def asked(
+    base: Base, after: list[FinalBlock], nodes: list[bytes] | None = None, proof: Sequence[Handover] = ()
+) -> dict[str, Any]:
+    return {
+        "block": base.block.encode().hex(),
+        "snapshot": base.snapshot.hex(),
+        "peaks": [node.hex() for node in (base.peaks.nodes if nodes is None else nodes)],
+        "handovers": [handover.encode().hex() for handover in proof],
+        "blocks": [block.encode().hex() for block in after],
+    }
+
+
+def test_state_roots_and_audits_that_begin_at_one(tmp_path: Path) -> None:
+    random = Random(5)
+    ledger, base, committee = thousand(41)
+    file, after = network_file(tmp_path, ledger.genesis), ledger.blocks[STATE_ROOT_INTERVAL:]
+    block, signers = base.block, [one.account for one in committee]
+    few = ledger.certify(block.header, Kind.FINAL, committee, committee[:1])
+    notarised = replace(
+        base, block=replace(block, certificate=ledger.certify(block.header, Kind.NOTAR, committee))
+    )
+    bases = {
+        "good": (base, after),
+        "nothing behind": (base, []),
+        "notarised": (notarised, after),
+        "notarised, nothing behind": (notarised, []),
+        "few signers": (replace(base, block=replace(block, certificate=few)), after),
+        "a block left out": (base, after[1:]),
+        **{
+            f"snapshot {at}": (replace(base, snapshot=copy), after)
+            for at, copy in enumerate(changed(base.snapshot, random, 20))
+        },
+    }
+    roots = tmp_path / "thousand"
+    roots.write_bytes(framed(each.encode() for each in ledger.blocks))
+    questions = [["ledger", file, str(roots)]]
+    for name, (each, blocks) in bases.items():
+        questions.append(["base", file, written(tmp_path, name.replace(" ", "_"), asked(each, blocks))])
+    nodes = list(base.peaks.nodes)
+    odd = [nodes[:-1], [*nodes, bytes(32)], nodes[::-1], [bytes(32), *nodes[1:]]]
+    questions += [
+        ["base", file, written(tmp_path, f"p{at}", asked(base, after, each))] for at, each in enumerate(odd)
+    ]
+    proof = handovers(ledger)
+    assert base.block.header.epoch == len(proof) == 1
+    for at, each in enumerate((proof, [proof[0]] * 2)):
+        questions.append(["base", file, written(tmp_path, f"h{at}", asked(base, after, proof=each))])
+    whole, *answers, proven, handed_too_far = ask(tmp_path, questions)
+    assert (proven["proven"], answers[0]["proven"], handed_too_far["error"]) == (True, False, "handover")
+    ours = [audit(ledger.genesis, after, base=replace(base, witnesses=names)) for names in (signers, None)]
+    assert [report.base_proven for report in ours] == [True, False]
+    assert all(report.ok for report in ours)
+    assert whole["ok"], whole
+    assert whole["state_root"] == state_root(ledger.books).hex()
+    for name, answer in zip(bases, answers, strict=False):
+        each, blocks = bases[name]
+        found = audit(ledger.genesis, blocks, base=each).violation
+        assert (answer.get("error"), answer["ok"]) == (found and found.rule.value, found is None), (
+            name,
+            answer,
+            found,
+        )
+    assert [answer["error"] for answer in answers[-len(odd) :]] == ["base"] * len(odd)
+    assert answers[0]["began"] == STATE_ROOT_INTERVAL
+    assert answers[0]["state_root"] == whole["state_root"]
+
+
+def test_parameters_of_a_version_that_nobody_has(tmp_path: Path) -> None:
+    ledger = RandomLedger(2)
+    bare = Param(1, 3, Params(version=2, fee_min=1), Approvals())
+    signed = {one.account: sign_decree(one, ledger.genesis.network_id, bare) for one in GOVERNORS[:2]}
+    approvals = Approvals.collect([one.account for one in GOVERNORS], signed)
+    ledger.grow(0, first=[ledger.sign(PEOPLE[0], replace(bare, approvals=approvals))])
+    ledger.blocks.append(finished(ledger))
+    future = ledger.made([], 100, ledger.peaks, 0, NO_ROOT)
+    future = FinalBlock(future.header, (), ledger.certify(future.header, Kind.FINAL, WITNESSES))
+    file = network_file(tmp_path, ledger.genesis)
+    ledgers = [framed(block.encode() for block in (*ledger.blocks, *more)) for more in ((), (future,))]
+    known, unknown = ask(tmp_path, [["ledger", file, given(each)] for each in ledgers])
+    assert known["ok"], known
+    assert (unknown["error"], unknown["height"]) == ("version", 3)
+    found = audit(ledger.genesis, [*ledger.blocks, future]).violation
+    assert found is not None
+    assert found.rule is AuditRule.VERSION
+
+
+def test_genesis_with_governors_changed_at_its_edges(tmp_path: Path) -> None:
+    record = network(fee_min=1, dispute_fee=3).encode()
+    copies = [record, *(flipped(record, at) for at in range(len(record))), *changed(record, Random(7), 1_000)]
+    for copy, answer in zip(
+        copies, ask(tmp_path, [["genesis", given(copy)] for copy in copies]), strict=True
+    ):
+        try:
+            expected = Genesis.decode(copy).network_id.hex()
+        except WireError:
+            expected = None
+        assert answer.get("network_id") == expected, (copy.hex(), answer)
+
+
+def test_pieces_of_a_snapshot(tmp_path: Path) -> None:
+    random, genesis = Random(6), network()
+    data = random.randbytes(3 * CHUNK_BYTES + 17)
+    chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
+    tree = MerkleLog(chunks)
+    root = snapshot_root(genesis.network_id, data)
+    good = [
+        {
+            "root": root.hex(),
+            "size": len(data),
+            "chunks_root": tree.root().hex(),
+            "index": at,
+            "data": chunk.hex(),
+            "path": [node.hex() for node in tree.inclusion_proof(at, len(chunks))],
+        }
+        for at, chunk in enumerate(chunks)
+    ]
+    wrong = [
+        good[0] | {"index": 1},
+        good[0] | {"index": 4},
+        good[0] | {"size": len(data) - 1},
+        good[3] | {"data": chunks[3].hex()[:-2]},
+        good[3] | {"data": chunks[3].hex() + "00"},
+        good[0] | {"data": chunks[1].hex()},
+        good[0] | {"path": good[0]["path"][:-1]},  # type: ignore[index]
+        good[0] | {"chunks_root": root.hex()},
+        good[0] | {"root": tree.root().hex()},
+    ]
+    file = network_file(tmp_path, genesis)
+    questions = [
+        ["chunk", file, written(tmp_path, f"c{at}", each)] for at, each in enumerate([*good, *wrong])
+    ]
+    answers = ask(tmp_path, questions)
+    assert [answer["ok"] for answer in answers] == [True] * len(good) + [False] * len(wrong)

@@ -96,7 +96,8 @@ export function replayFrom(genesis, { block, snapshot, peaks }, committee = null
   replay.log = logOf(header.treeSize, peaks);
   must(replay.log?.root().equals(header.logRoot), "base", "peaks of another log");
   const known = committee ?? (header.epoch === 0 ? committeeOf(genesis.networkId, 0, genesis.witnesses) : replay.books.committee);
-  must(known.epoch === header.epoch, "chain", "epoch");
+  must(known.epoch === header.epoch, "base", "the committee that certified it is not known");
+  replay.baseEpoch = header.epoch;
   const hash = headerHash(header, genesis.networkId);
   replay.certified({ header, ...rest }, hash, known, must);
   return resumed(replay, header, hash, rest.certificate.kind === 5 || rest.closing !== null);

@@ -83,7 +83,7 @@ const commands = {
     const replay = replayFrom(genesis, { block: unhex(block), snapshot: unhex(snapshot), peaks: peaks.map(unhex) }, proven);
     const began = Number(replay.parent.height);
     for (const each of blocks) replay.block(unhex(each));
-    return { began, ...replay.report() };
+    return { began, proven: proven !== null || replay.baseEpoch === 0, ...replay.report() };
   },
   snapshot(network, path) {
     const books = readSnapshot(genesisOf(network), load(path));
