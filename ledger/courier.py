@@ -108,7 +108,7 @@ class Courier:
             if self._follower.committee != committee:
                 resend_s, busy_pause_s = RESEND_S, BUSY_RETRY_S
                 continue  # those asked are no witnesses any more
-            self.say(self._explain(entry, entry_id, len(said.answers)))
+            self.say(self._explain(entry, entry_id, said))
             if said.answers:
                 self._cut_off_s = None
             elif self._cut_off_s is None:
@@ -154,13 +154,18 @@ class Courier:
             for listener in self._listeners if text else ():
                 listener(text)
 
-    def _explain(self, entry: Entry, entry_id: bytes, answers: int) -> str:
-        committee = self._follower.committee
+    def _explain(self, entry: Entry, entry_id: bytes, said: _Round) -> str:
+        committee, answers = self._follower.committee, len(said.answers)
         what = f"{entry.action.TYPE.name} {entry_id.hex()[:16]}, signed and kept, is not final yet"
         if not answers:
             return f"{what}: no witness answers"
         if answers < committee.quorum:
             return f"{what}: {answers} of {committee.n} witnesses answer, {committee.quorum} must agree"
+        for reason, count in said.refusals.most_common(1):
+            return (
+                f"{what}: {count} of {committee.n} witnesses refuse it ({reason.value}), and this node finds nothing "
+                "wrong with it: is its clock right?"
+            )
         return f"{what}: {answers} of {committee.n} witnesses have it, and no block has come with it"
 
     async def _send(self, witness: AccountId, entry: Entry, said: _Round) -> None:

@@ -42,6 +42,9 @@ class Books:
     async def statement(self) -> Statement:
         """The account's statement now."""
         async with self._turn:
+            first_height = self._follower.archive.store.first_height
+            if self._statement.height < first_height - 1:  # the ledger began at a snapshot, after this did
+                self._statement = Statement(self._account, self._follower.genesis.network_id, first_height)
             for block in self._follower.blocks(self._statement.height + 1):
                 self._statement.feed(block)
                 await trio.lowlevel.checkpoint()  # the first reading may be long: others go on meanwhile

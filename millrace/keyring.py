@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ledger.core.keys import SEED_BYTES
 from p2p.identity import create_identity, load_identity
 
 if TYPE_CHECKING:
@@ -47,19 +48,21 @@ class Keyring:
 
 def load_keyring(paths: Paths) -> Keyring:
     """The keys in a node's folder; `IdentityError` for one that is missing, loose or damaged."""
-    return Keyring(
-        load_identity(paths.key), _load_if_there(paths.account_key), _load_if_there(paths.next_key)
-    )
+    return Keyring(load_identity(paths.key), _load_if_there(paths.account_key), _load_next(paths))
 
 
 def make_next(paths: Paths, seed: bytes) -> SigningKey:
     """The key that is to take over: durable before the ledger hears of it. One of an earlier attempt is used again."""
-    return _load_if_there(paths.next_key) or create_identity(paths.next_key, seed)
+    standing = _load_next(paths)
+    if standing is None:
+        paths.next_key.unlink(missing_ok=True)
+        standing = create_identity(paths.next_key, seed)
+    return standing
 
 
 def settle_files(paths: Paths, current: AccountId) -> None:
     """Once the ledger names the next key, it is the account's: one rename, and its predecessor is gone."""
-    standing = _load_if_there(paths.next_key)
+    standing = _load_next(paths)
     if standing is not None and standing.account == current:
         paths.next_key.replace(paths.account_key)
         folder = os.open(paths.data, os.O_RDONLY | os.O_DIRECTORY)
@@ -67,6 +70,14 @@ def settle_files(paths: Paths, current: AccountId) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _load_next(paths: Paths) -> SigningKey | None:
+    """The next key; None too for a file cut short: the ledger cannot have heard of a key that was not whole here."""
+    path = paths.next_key
+    if path.is_file() and not path.is_symlink() and path.stat().st_size < SEED_BYTES:
+        return None
+    return _load_if_there(path)
 
 
 def _load_if_there(path: Path) -> SigningKey | None:

@@ -71,11 +71,15 @@ def create_identity(path: Path, seed: bytes) -> SigningKey:
         ) from error
     except OSError as error:
         raise IdentityError(f"cannot create the key file {path}: {error.strerror}") from error
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(file.fileno(), KEY_FILE_MODE)
-        file.write(seed)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), KEY_FILE_MODE)
+            file.write(seed)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # a full disk: what stands there is no key, and would keep the next attempt out
+        path.unlink()
+        raise IdentityError(f"cannot write the key file {path}: {error.strerror}") from error
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -64,9 +64,9 @@ class _Lock:
 class Statement:
     """See the module's first lines. Amounts are micro-credits."""
 
-    def __init__(self, account: AccountId, network_id: NetworkId) -> None:
-        self.height = 0
-        """Of the last block fed."""
+    def __init__(self, account: AccountId, network_id: NetworkId, first_height: int = 1) -> None:
+        self.height = first_height - 1
+        """Of the last block fed. What happened before `first_height` is not counted, nor how locks from then close."""
         self.earned = self.spent = self.sent = self.received = self.fees = 0
         self.entries: deque[OwnEntry] = deque(maxlen=OWN_ENTRIES_MAX)
         self._account = account

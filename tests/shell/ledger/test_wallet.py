@@ -158,3 +158,16 @@ async def test_a_cloned_wallet_loses_the_race_and_is_told(tmp_path: Path) -> Non
         state = one.follower.state
         assert state.account(RICH.account).seq == 2 - len(lost)
         assert all(reason in {Reason.CONFLICT, Reason.SEQUENCE_USED} for reason in lost)
+
+
+async def test_a_clock_that_is_weeks_ahead_is_asked_about(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What it signs is valid for longer than any entry may be: the witnesses refuse it, and its own copy does not."""
+    async with memory_network(tmp_path, 4, in_thread=False) as network:
+        right = network.clock_ms
+        network.clock_ms = lambda: right() + 40 * 86_400_000  # type: ignore[method-assign]
+        async with network.wallet(RICH, "rich") as wallet:
+            said: list[str] = []
+            with pytest.raises(EntryPending):
+                await wallet.submit(Transfer(POOR.account, 1), timeout_s=8, on_wait=said.append)
+        assert "4 of 4 witnesses refuse it (valid_too_long)" in said[-1]
+        assert "clock" in said[-1]

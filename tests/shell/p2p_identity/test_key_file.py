@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from typing import TYPE_CHECKING
@@ -94,6 +95,22 @@ def test_a_key_is_never_overwritten(key_file: Path) -> None:
     with pytest.raises(IdentityError, match="never overwritten"):
         create_identity(key_file, bytes(reversed(SEED)))
     assert load_identity(key_file).seed == SEED
+
+
+def test_a_full_disk_leaves_nothing_that_keeps_the_next_attempt_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty key file stood there, and was called damaged ever after."""
+    path = tmp_path / "new.key"
+
+    def full(_handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(IdentityError, match="No space left"):
+            create_identity(path, SEED)
+    assert create_identity(path, SEED).account == load_identity(path).account
 
 
 def test_nor_through_a_dangling_link(tmp_path: Path) -> None:
