@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ledger.core.block import FinalBlock, entry_offsets
 from ledger.core.encoding import Kind, NetworkId, WireError, digest, signing_bytes
-from ledger.core.entries import Entry, EntryType, decode_entry
+from ledger.core.entries import Entry, EntryType, Rekey, Rotate, decode_entry
 from ledger.core.keys import SIGNATURE_BYTES
 from ledger.core.merkle import TILE_LEAVES, leaf_hash
 from ledger.database import Damage, check, checksum
@@ -38,7 +38,7 @@ CREATE TABLE landmarks (type INTEGER NOT NULL, subject BLOB NOT NULL, leaf INTEG
 {PLACES_SCHEMA}
 """
 _HEAD = struct.Struct(">32s16sQQQQQI")
-_LANDMARKS: Final = frozenset((EntryType.REKEY, EntryType.ROTATE))
+_LANDMARKS: Final = frozenset((Rekey, Rotate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Blocks:
             ids = [entry.entry_id(self._network_id) for entry in block.entries]
             self._places.add(connection, first, ids)
         for leaf, entry in enumerate(block.entries, first):
-            if entry.action.TYPE in _LANDMARKS:
+            if type(entry.action) in _LANDMARKS:
                 subject = _landmark(entry, header.epoch)
                 connection.execute(
                     "INSERT INTO landmarks VALUES (?, ?, ?)", (entry.action.TYPE, subject, leaf)

@@ -36,6 +36,7 @@ RECORD_BYTES: Final = PREFIX_BYTES + 2
 PAGE_RECORDS: Final = 669
 """As many as fit a page of 4,096 bytes, such that a segment's last page is full, too."""
 SEGMENT_PAGES: Final = -(-SEGMENT_ENTRIES // PAGE_RECORDS)
+_PREFIX = struct.Struct(f"{PREFIX_BYTES}s")
 _FENCE = struct.Struct(f">{SEGMENT_PAGES}I")
 
 
@@ -44,7 +45,8 @@ class Places:
 
     def __init__(self, database: Database, key: bytes) -> None:
         self._database = database
-        self._key = key
+        # Keyed once: a copy costs a third less than a hash that takes its key in again.
+        self._keyed = blake2b(digest_size=PREFIX_BYTES, key=key)
         self._base = 0
         self._fences: list[array[int]] = []
         self._tail = bytearray()
@@ -154,7 +156,9 @@ class Places:
     # Leaves.
 
     def _prefix(self, entry_id: bytes) -> bytes:
-        return blake2b(entry_id, digest_size=PREFIX_BYTES, key=self._key).digest()
+        keyed = self._keyed.copy()
+        keyed.update(entry_id)
+        return keyed.digest()
 
     def _open_tail(self) -> bytearray:
         """The prefixes behind the last segment, open changes included."""
@@ -193,8 +197,12 @@ class Places:
 
     def _note(self, position: int, prefixes: bytes) -> None:
         first = self._base + len(self._fences) * SEGMENT_ENTRIES + position
-        for at in range(0, len(prefixes), PREFIX_BYTES):
-            prefix, leaf = prefixes[at : at + PREFIX_BYTES], first + at // PREFIX_BYTES
+        apart = [prefix for (prefix,) in _PREFIX.iter_unpack(prefixes)]
+        fresh = dict(zip(apart, range(first, first + len(apart)), strict=True))
+        if len(fresh) == len(apart) and self._leaves.keys().isdisjoint(fresh):
+            self._leaves.update(fresh)  # nearly always: no two share a prefix
+            return
+        for leaf, prefix in enumerate(apart, first):
             if self._leaves.setdefault(prefix, leaf) != leaf:
                 self._clashes.setdefault(prefix, []).append(leaf)
 

@@ -18,7 +18,7 @@ from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import (
     ACCOUNT_BYTES,
     SIGNATURE_BYTES,
-    SUSPECT_TOP_BYTES,
+    SUSPECT_LAST_BYTES,
     AccountId,
     SigningKey,
     is_strict_point,
@@ -99,7 +99,7 @@ class Transfer:
         to = self.to
         if (
             len(to) != ACCOUNT_BYTES
-            or to[31] & 0x7F in SUSPECT_TOP_BYTES
+            or to[31] in SUSPECT_LAST_BYTES
             or not 1 <= self.amount <= AMOUNT_MAX
             or len(self.memo_hash) != HASH_BYTES
         ):

@@ -10,8 +10,9 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ledger.core.bulk import take_entries
 from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
-from ledger.core.entries import Entry, Rotate, entry_end, take_entry
+from ledger.core.entries import Entry, Rotate, entry_end
 from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import SIGNATURE_BYTES, SigningKey, verify
 from ledger.core.votes import (
@@ -146,7 +147,7 @@ class Block:
 
     def encode(self) -> bytes:
         """Header, then each entry; the entries' type bytes give their lengths."""
-        return b"".join((self.header.encode(), *(entry.encode() for entry in self.entries)))
+        return b"".join((self.header.encode(), *[entry.encoded for entry in self.entries]))
 
     @staticmethod
     def decode(data: bytes) -> Block:
@@ -290,7 +291,8 @@ class FinalBlock:
     def encode(self) -> bytes:
         """The block, the certificate, and the closing if there is one."""
         closing = b"" if self.closing is None else self.closing.encode()
-        return b"".join((self.block.encode(), self.certificate.encode(), closing))
+        entries = [entry.encoded for entry in self.entries]
+        return b"".join((self.header.encode(), *entries, self.certificate.encode(), closing))
 
     @staticmethod
     def decode(data: bytes) -> FinalBlock:
@@ -326,13 +328,8 @@ def _take_closing(reader: Reader) -> Closing:
 
 def _take_block(data: bytes) -> tuple[Block, int]:
     header = Header.decode(data[:HEADER_BYTES])
-    entries, at = [], HEADER_BYTES
-    for _ in range(header.count):
-        entry, at = take_entry(data, at)
-        if at > BLOCK_BYTES_MAX:
-            raise WireError(f"block: its entries have more than {BLOCK_ENTRIES_BYTES_MAX} bytes")
-        entries.append(entry)
-    return Block(header, tuple(entries)), at
+    entries, end = take_entries(data, HEADER_BYTES, header.count, BLOCK_BYTES_MAX)
+    return Block(header, entries), end
 
 
 def _check_entries(header: Header, entries: tuple[Entry, ...], what: str) -> None:

@@ -22,14 +22,15 @@ from ledger.core.block import (
     Header,
     ends_epoch,
 )
+from ledger.core.bulk import count_signed
 from ledger.core.encoding import Kind
-from ledger.core.entries import verify_entry
+from ledger.core.entries import Rekey, verify_entry
 from ledger.core.merkle import MerkleLog
 from ledger.core.params import PROTOCOL_VERSION
 from ledger.core.state import LedgerState, Moment, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ledger.core.committee import Committee
     from ledger.core.encoding import NetworkId
@@ -153,7 +154,7 @@ class Chain:
         whether its time is too far ahead, is not asked here.
         """
         parent_state, parent_peaks, parent = self._parent(block.header.parent_hash)
-        header, network_id = block.header, self.genesis.network_id
+        header = block.header
         fault = _unknown_version(parent_state, header.height) or self._misplaced(header, parent)
         if fault is not None:
             return fault
@@ -163,17 +164,18 @@ class Chain:
             return self._execute_void(block, parent_state, parent_peaks)
         state = parent_state.branch()
         at = Moment(header.height, header.time_ms, self.committee.leader(header.slot), header.epoch)
-        holds = _signature_check(network_id, is_verified)
-        keys = _signers(block.entries, parent_state, holds)
-        for position, entry in enumerate(block.entries):
-            key = state.signer(entry)
-            if key != keys[position] and not holds(entry, key):
-                return f"entry {position} has a wrong signature"
-            outcome = state.apply(entry, at)
-            if isinstance(outcome, Refusal):
-                return f"entry {position} is refused: {outcome.reason}: {outcome.detail}"
+        first = 0
+        for entries in _stretches(block.entries):
+            signed = _count_signed(entries, state.signers(entries), self.genesis.network_id, is_verified)
+            refused = state.apply_all(entries[:signed], at)
+            if refused is not None:
+                place, why = refused
+                return f"entry {first + place} is refused: {why.reason}: {why.detail}"
+            if signed < len(entries):
+                return f"entry {first + signed} has a wrong signature"
+            first += signed
         state.close_block(at)
-        growth = parent_peaks.grow(entry.encoded for entry in block.entries)
+        growth = parent_peaks.grow([entry.encoded for entry in block.entries])
         if (header.tree_size, header.log_root) != (growth.peaks.size, growth.peaks.root()):
             return "the header's log root is not that of its entries"
         if header.state_root != _state_root(state, header.height):
@@ -368,25 +370,30 @@ def _final_block(candidate: Candidate) -> FinalBlock | None:
     return FinalBlock(candidate.block.header, entries, certificate, candidate.closing)
 
 
-def _signature_check(network_id: NetworkId, is_verified: IsVerified | None) -> IsVerified:
-    if is_verified is None:
-        return lambda entry, key: verify_entry(entry, network_id, key)
-    return lambda entry, key: is_verified(entry, key) or verify_entry(entry, network_id, key)
+def _stretches(entries: tuple[Entry, ...]) -> Iterator[tuple[Entry, ...]]:
+    """The entries, cut behind each REKEY: within a piece no entry changes whose signature another needs.
 
-
-def _signers(entries: Iterable[Entry], before: LedgerState, holds: IsVerified) -> list[AccountId | None]:
-    """The keys that signed, by the state before the block; None from the first signature on that does not hold.
-
-    All at once, before any entry is applied: libsodium's tables and the state push each other out of the processor's
-    cache. A REKEY earlier in the same block makes another key the right one: then the caller asks again.
+    A piece's signatures are verified together, before any of its entries is applied: libsodium's tables and the state
+    push each other out of the processor's cache.
     """
-    keys: list[AccountId | None] = []
-    is_whole = True
-    for entry in entries:
-        key = before.signer(entry)
-        is_whole = is_whole and holds(entry, key)
-        keys.append(key if is_whole else None)
-    return keys
+    first = 0
+    for end in [place for place, entry in enumerate(entries, 1) if type(entry.action) is Rekey]:
+        yield entries[first:end]
+        first = end
+    if first < len(entries):
+        yield entries[first:]
+
+
+def _count_signed(
+    entries: tuple[Entry, ...], keys: list[AccountId], network_id: NetworkId, is_verified: IsVerified | None
+) -> int:
+    """How many entries from the first on are signed by their keys; those that are verified already are not again."""
+    if is_verified is None:
+        return count_signed(entries, keys, network_id)
+    for place, (entry, key) in enumerate(zip(entries, keys, strict=True)):
+        if not is_verified(entry, key) and not verify_entry(entry, network_id, key):
+            return place
+    return len(entries)
 
 
 def _state_root(state: LedgerState, height: int) -> bytes:

@@ -49,7 +49,7 @@ from ledger.core.approvals import (
 from ledger.core.committee import WITNESSES_MAX
 from ledger.core.encoding import Kind, NetworkId, Reader, WireError, signing_bytes
 from ledger.core.genesis import TIME_MS_MAX
-from ledger.core.keys import ACCOUNT_BYTES, SIGNATURE_BYTES, SUSPECT_TOP_BYTES, AccountId, SigningKey, verify
+from ledger.core.keys import ACCOUNT_BYTES, SIGNATURE_BYTES, SUSPECT_LAST_BYTES, AccountId, SigningKey, verify
 from ledger.core.params import Params
 from ledger.core.vouchers import VOUCHER_BYTES, Voucher, decode_voucher, sign_voucher, verify_voucher
 
@@ -153,7 +153,7 @@ class Entry:
         account = self.account
         if (
             len(account) != ACCOUNT_BYTES
-            or account[31] & 0x7F in SUSPECT_TOP_BYTES
+            or account[31] in SUSPECT_LAST_BYTES
             or not 1 <= self.seq <= SEQUENCE_MAX
             or not 0 <= self.not_after_ms <= TIME_MS_MAX
             or not 0 <= self.fee <= AMOUNT_MAX

@@ -181,18 +181,19 @@ _NOBODY: Final = Account()
 class Holdings:
     """Accounts, keys, delegations and locks. Reads look from the top layer down; writes go to the top layer."""
 
-    __slots__ = ("_accounts", "_top", "layers")
+    __slots__ = ("_accounts", "layers", "top")
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         self.layers = tuple(layers)
-        self._top = self.layers[-1]
+        self.top = self.layers[-1]
+        """Where everything is written."""
         # The tables alone, top first: what every entry asks several times. `adopt` empties tables, never replaces them.
         self._accounts = tuple(layer.accounts for layer in reversed(self.layers))
 
     @property
     def charter(self) -> Charter:
         """What governors may change, as it stands."""
-        return self._top.charter
+        return self.top.charter
 
     def account(self, account_id: AccountId) -> Account:
         """The account's line; an account that never appeared has zeros."""
@@ -209,6 +210,11 @@ class Holdings:
             if found is not None:
                 return found
         return None
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether any account ever did a REKEY."""
+        return any(layer.keys for layer in self.layers)
 
     def key_line(self, account_id: AccountId) -> KeyLine | None:
         """The account's keys, if it ever did a REKEY."""
@@ -236,7 +242,7 @@ class Holdings:
 
     def limit_sum(self) -> int:
         """Σ limits."""
-        return self._top.limits
+        return self.top.limits
 
     def accounts(self) -> list[tuple[AccountId, Account]]:
         """Every account of which anything but zeros is known, in the order of its bytes."""
@@ -263,7 +269,7 @@ class Holdings:
         limit = new.limit
         if new.balance < -limit or not old.seq <= new.seq <= old.seq + 1:
             raise InvariantError(f"account {account_id.hex()} would go from {old} to {new}")
-        top = self._top
+        top = self.top
         top.accounts[account_id] = new
         top.balance += new.balance - old.balance
         if limit != old.limit:
@@ -282,17 +288,17 @@ class Holdings:
         before = self.key_line(account_id)
         if line.rekeys != (before.rekeys if before is not None else 0) + 1:
             raise InvariantError(f"account {account_id.hex()} would go from {before} to {line}")
-        self._top.keys[account_id] = line
+        self.top.keys[account_id] = line
 
     def put_delegation(self, sponsor: AccountId, beneficiary: AccountId, amount: int) -> None:
         """What `sponsor` has delegated to `beneficiary` from now on."""
         if not 0 <= amount <= LIMIT_SUM_MAX:
             raise InvariantError(f"{sponsor.hex()} would have delegated {amount} to {beneficiary.hex()}")
-        self._keep(self._top.delegations, (sponsor, beneficiary), amount)
+        self._keep(self.top.delegations, (sponsor, beneficiary), amount)
 
     def put_charter(self, charter: Charter) -> None:
         """Replace what governors may change."""
-        self._top.charter = charter
+        self.top.charter = charter
 
     def put_lock(self, lock: LockState) -> None:
         """Open, dispute or close a lock; any other step is an `InvariantError`."""
@@ -300,7 +306,7 @@ class Holdings:
         status = before.status if before is not None else None
         if (status, lock.status) not in _STEPS or not 0 <= lock.paid <= lock.amount:
             raise InvariantError(f"lock {lock.lock_id.hex()} would go from {before} to {lock}")
-        top = self._top
+        top = self.top
         if before is None:
             top.locked += lock.amount
             top.payers[lock.payer] = self.locks_of(lock.payer) + 1
@@ -324,14 +330,14 @@ class Holdings:
         ]
         gone = sorted(account_id for account_id in idle if account_id not in bound)
         for account_id in gone:
-            self._top.accounts[account_id] = _NOBODY
-        self._top.forgotten += gone
+            self.top.accounts[account_id] = _NOBODY
+        self.top.forgotten += gone
         self._forget_idle()
         return len(gone)
 
     def check_sums(self) -> None:
         """Σ balances + Σ open locks = 0, from the running sums: O(1), after every entry."""
-        top = self._top
+        top = self.top
         if top.balance + top.locked:
             raise InvariantError(f"balances {top.balance} and open locks {top.locked} do not sum to 0")
 
@@ -347,7 +353,7 @@ class Holdings:
         for lock in self.open_locks():
             locked += lock.amount
             payers[lock.payer] += 1
-        top = self._top
+        top = self.top
         if (balance, locked, limits) != (top.balance, top.locked, top.limits):
             kept = f"{top.balance}, {top.locked} and {top.limits}"
             raise InvariantError(f"counted {balance}, {locked} and {limits}, kept {kept}")
@@ -360,12 +366,12 @@ class Holdings:
 
     def totals(self) -> Totals:
         """The running sums, and the counts (which are counted)."""
-        top, locks = self._top, len(self.open_locks())
+        top, locks = self.top, len(self.open_locks())
         return Totals(top.balance, top.locked, len(self.accounts()), locks, top.limits)
 
     def branch(self) -> Holdings:
         """Holdings that start as these and change without them."""
-        live, top = [layer for layer in self.layers if not layer.adopted], self._top
+        live, top = [layer for layer in self.layers if not layer.adopted], self.top
         return Holdings((*live, Layer(top.charter, top.balance, top.locked, top.limits)))
 
     def adopt(self, branch: Holdings) -> None:
@@ -373,7 +379,7 @@ class Holdings:
         live = [layer for layer in branch.layers if not layer.adopted]
         if tuple(live[:-1]) != self.layers or branch.layers[-1].adopted:
             raise ValueError("only a branch of this very state can be adopted, and only once")
-        layer, top = live[-1], self._top
+        layer, top = live[-1], self.top
         top.accounts.update(layer.accounts)
         top.keys.update(layer.keys)
         top.locks.update(layer.locks)
@@ -408,11 +414,11 @@ class Holdings:
     def _forget_closed(self) -> None:
         # Only at the bottom: a higher layer must go on covering the open lock below it.
         if len(self.layers) == 1:
-            while len(self._top.closed) > CLOSED_LOCKS_KEPT:
-                del self._top.locks[self._top.closed.popleft()]
+            while len(self.top.closed) > CLOSED_LOCKS_KEPT:
+                del self.top.locks[self.top.closed.popleft()]
 
     def _forget_idle(self) -> None:
-        top = self._top
+        top = self.top
         if len(self.layers) == 1 and top.forgotten:
             for account_id in top.forgotten:
                 # It may have been paid again since, in a block above the one that forgot it.

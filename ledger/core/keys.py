@@ -18,7 +18,7 @@ __all__ = [
     "ACCOUNT_BYTES",
     "SEED_BYTES",
     "SIGNATURE_BYTES",
-    "SUSPECT_TOP_BYTES",
+    "SUSPECT_LAST_BYTES",
     "AccountId",
     "SigningKey",
     "account_from_peer_id",
@@ -26,6 +26,7 @@ __all__ = [
     "peer_id",
     "verify",
     "verify_bytes",
+    "verify_signed",
 ]
 
 AccountId = NewType("AccountId", bytes)
@@ -56,8 +57,10 @@ _SMALL_ORDER_Y: Final = frozenset(
         ),
     )
 )
-SUSPECT_TOP_BYTES: Final = frozenset((0x7F, *(y >> 248 for y in _SMALL_ORDER_Y)))
-"""Only a point whose last byte, without its highest bit, is one of these can be refused: the quick way out."""
+SUSPECT_LAST_BYTES: Final = frozenset(
+    top | sign for top in (0x7F, *(y >> 248 for y in _SMALL_ORDER_Y)) for sign in (0, 0x80)
+)
+"""Only a point whose last byte is one of these can be refused: the quick way out."""
 _crypto_sign_open: Final = lib.crypto_sign_open
 _NULL: Final = ffi.NULL
 
@@ -91,21 +94,24 @@ class SigningKey:
 def verify(account: bytes, signature: bytes, kind: Kind, network_id: NetworkId, body: bytes) -> bool:
     """Whether `signature` is `account`'s strict Ed25519 signature of `body` as a record of `kind`."""
     # libsodium wants the signature in front of what is signed: both are joined in one step.
-    return _holds(account, signature, signing_bytes(kind, network_id, body, behind=signature))
+    return len(signature) == SIGNATURE_BYTES and verify_signed(
+        account, signing_bytes(kind, network_id, body, behind=signature)
+    )
 
 
 def verify_bytes(public_key: bytes, signature: bytes, message: bytes) -> bool:
     """Strict Ed25519 over raw bytes (SPEC.md §2): never raises, whatever the bytes are."""
-    return _holds(public_key, signature, signature + message)
+    return len(signature) == SIGNATURE_BYTES and verify_signed(public_key, signature + message)
 
 
-def _holds(public_key: bytes, signature: bytes, signed: bytes) -> bool:
-    if len(public_key) != ACCOUNT_BYTES or len(signature) != SIGNATURE_BYTES:
+def verify_signed(public_key: bytes, signed: bytes) -> bool:
+    """The same over `signed`, a signature and the message behind it in one piece, as libsodium wants them."""
+    if len(public_key) != ACCOUNT_BYTES or len(signed) < SIGNATURE_BYTES:
         return False
-    # Almost every key and signature is past the strict rule with its top byte: no call, no copy.
-    if public_key[31] & 0x7F in SUSPECT_TOP_BYTES and not is_strict_point(public_key):
+    # Almost every key and signature is past the strict rule with its last byte: no call, no copy.
+    if public_key[31] in SUSPECT_LAST_BYTES and not is_strict_point(public_key):
         return False
-    if signature[31] & 0x7F in SUSPECT_TOP_BYTES and not is_strict_point(signature[:32]):
+    if signed[31] in SUSPECT_LAST_BYTES and not is_strict_point(signed[:32]):
         return False
     # libsodium's own function, with the lock of the interpreter released: PyNaCl's wrapper copies the message out
     # again, which nobody reads. NULL says that it need not.
@@ -115,7 +121,7 @@ def _holds(public_key: bytes, signature: bytes, signed: bytes) -> bool:
 
 def is_strict_point(encoded: bytes) -> bool:
     """Whether 32 bytes are a canonical encoding (y < 2^255 - 19) and not one of small order."""
-    if encoded[31] & 0x7F not in SUSPECT_TOP_BYTES:
+    if encoded[31] not in SUSPECT_LAST_BYTES:
         return True
     y = int.from_bytes(encoded, "little") & _SIGN_MASK
     return y < _PRIME and y not in _SMALL_ORDER_Y

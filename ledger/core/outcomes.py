@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from ledger.core.holdings import Charter, KeyLine, LockState
     from ledger.core.keys import AccountId
 
-__all__ = ["Change", "Effect", "Moment", "Plan", "Reason", "Refusal"]
+__all__ = ["VALID_SPAN_MS_MAX", "Change", "Effect", "Moment", "Plan", "Reason", "Refusal"]
+
+VALID_SPAN_MS_MAX: Final = 30 * 24 * 3600 * 1000
+"""How far after its block's time an entry may say that it is valid: idle accounts are remembered for longer."""
 
 
 class Reason(StrEnum):

@@ -32,6 +32,7 @@ from ledger.core.authority import (
     plan_rekey,
     plan_rotate,
 )
+from ledger.core.bulk import apply_transfers
 from ledger.core.holdings import (
     ACTIVE_SPAN_MS,
     CLOSED_LOCKS_KEPT,
@@ -47,7 +48,7 @@ from ledger.core.holdings import (
     Pending,
     Totals,
 )
-from ledger.core.outcomes import Effect, Moment, Plan, Reason, Refusal
+from ledger.core.outcomes import VALID_SPAN_MS_MAX, Effect, Moment, Plan, Reason, Refusal
 from ledger.core.settlement import (
     LOCK_SPAN_MS_MAX,
     LOCKS_PER_PAYER_MAX,
@@ -62,7 +63,7 @@ from ledger.core.settlement import (
 from ledger.core.snapshot import decode_snapshot, encode_snapshot, state_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ledger.core.committee import Committee
     from ledger.core.entries import Entry
@@ -94,8 +95,6 @@ __all__ = [
     "Totals",
 ]
 
-VALID_SPAN_MS_MAX: Final = 30 * 24 * 3600 * 1000
-"""How far after its block's time an entry may say that it is valid: idle accounts are remembered for longer."""
 PRUNE_INTERVAL: Final = 1000
 """Idle accounts are forgotten at every height that is a multiple of this, where headers name the state root."""
 
@@ -178,6 +177,21 @@ class LedgerState:
         holdings.check_sums()
         return Effect(entry_id, moves, lock)
 
+    def apply_all(self, entries: Sequence[Entry], at: Moment) -> tuple[int, Refusal] | None:
+        """Apply entries one after the other, as `apply` does; the place of the first that is refused, and why.
+
+        Those before it are applied then: who wants all or none does this on a branch.
+        """
+        place = 0
+        while True:
+            place = apply_transfers(self.holdings, self.genesis.network_id, entries, place, at)
+            if place == len(entries):
+                return None
+            outcome = self.apply(entries[place], at)
+            if isinstance(outcome, Refusal):
+                return place, outcome
+            place += 1
+
     def close_block(self, at: Moment) -> None:
         """What a block does after its entries: parameters that are due take their place, idle accounts are forgotten.
 
@@ -189,6 +203,12 @@ class LedgerState:
             self.holdings.put_charter(due)
         if at.height % PRUNE_INTERVAL == 0:
             self.holdings.prune(at.time_ms)
+
+    def signers(self, entries: Sequence[Entry]) -> list[AccountId]:
+        """The `signer` of each entry, as things stand before the first of them."""
+        if self.holdings.has_keys:
+            return [self.signer(entry) for entry in entries]
+        return [entry.account for entry in entries]
 
     def signer(self, entry: Entry) -> AccountId:
         """The key that must have signed `entry`, as things stand."""

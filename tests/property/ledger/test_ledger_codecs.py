@@ -144,7 +144,7 @@ def certificates(draw: st.DrawFn, header: Header | None = None) -> Certificate:
 @st.composite
 def final_blocks(draw: st.DrawFn) -> FinalBlock:
     chosen = tuple(draw(st.lists(entries, max_size=5)))
-    if chosen and isinstance(chosen[-1].action, Rotate):
+    while chosen and isinstance(chosen[-1].action, Rotate):
         chosen = chosen[:-1]  # The last block of an epoch needs a closing of its own.
     header = draw(headers(len(chosen)))
     return FinalBlock(header, chosen, draw(certificates(header)))

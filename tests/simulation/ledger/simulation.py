@@ -273,9 +273,9 @@ class Simulation:
 
 
 def memoise_signatures() -> None:
-    """Each signature is checked once, by the real check, and not once per witness: n machines share this process.
+    """libsodium checks each signature once, and not once per witness: n machines share this process.
 
-    What is remembered is the answer for these very bytes of key, signature and message.
+    What is remembered is its answer for these very bytes of key, signature and message; the strict rule is not.
     """
-    if not hasattr(keys_module._holds, "cache_info"):
-        keys_module._holds = lru_cache(maxsize=1 << 15)(keys_module._holds)
+    if not hasattr(keys_module._crypto_sign_open, "cache_info"):
+        keys_module._crypto_sign_open = lru_cache(maxsize=1 << 15)(keys_module._crypto_sign_open)
