@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
 from ledger.core.block import FinalBlock
 from ledger.core.chain import Tip
 from ledger.core.merkle import TILE_LEAVES
-from ledger.opening import load_chain
+from ledger.core.receipt import Receipt
+from ledger.opening import load_chain, load_log
 from ledger.proofs import receipt_of
 from ledger.scrub import scrub
 from ledger.store import Batch, Store, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ledger.core.chain import Chain
     from ledger.core.genesis import Genesis
     from ledger.core.merkle import Peaks
-    from ledger.core.receipt import Receipt
 
 __all__ = ["RETRY_S", "Archive"]
 
@@ -45,6 +45,7 @@ READ_BYTES_MAX: Final = 1 << 20
 SCRUB_PAUSE_S: Final = 0.25
 """Between steps of 1 MiB: a few megabytes a second, beside all that a node does."""
 _END: Final = object()
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Archive:
         return tuple((tile, log.tile_root(tile)) for tile in range(self.store.tiles, complete))
 
     def begin(self, block: FinalBlock, snapshot: bytes, peaks: Peaks) -> None:
-        """Let this empty ledger begin with `block`, after which the state is `snapshot` and the log has these `peaks`.
+        """Let this empty ledger begin with `block`, after which the state is `snapshot`; before it the log has `peaks`.
 
         The caller has checked all three against each other and the committee. `ValueError` if a block is here already.
         """
@@ -166,6 +167,19 @@ class Archive:
         self.tip, self.committee = self.chain.tip, self.chain.committee
         self._grown.set()
         self._grown = trio.Event()
+
+    def reload_log(self) -> None:
+        """Read the log's tree from disk again: the store begins later than it did. No block is being written."""
+        block = self.store.block(self.height)
+        if block is not None:
+            self.chain.log = load_log(self.store, block.header)
+            self.chain.log.forget_leaves(self.store.tree_size, self.store.leaf_hashes)
+
+    async def aside(self, step: Callable[[], T]) -> T:
+        """Run `step`, which waits for the disk, in a thread, in turn with the writes."""
+        if not self._in_thread:
+            return step()
+        return await trio.to_thread.run_sync(step, limiter=self._turn)
 
     async def scrub(self) -> None:
         """Read all that is on disk once, slowly, and return: `damage` says what is wrong, if anything is."""
@@ -190,8 +204,9 @@ class Archive:
             await self._grown.wait()
 
     def receipt(self, entry_id: bytes) -> Receipt | None:
-        """The receipt of a final entry; None while it is not final."""
-        return receipt_of(self, entry_id)
+        """The receipt of a final entry; None while it is not final, or if what proves it is not here."""
+        kept = self.store.kept_receipt(entry_id)
+        return receipt_of(self, entry_id) if kept is None else Receipt.decode(kept)
 
     def blocks(self, from_height: int = 1, count: int | None = None) -> Iterator[FinalBlock]:
         """Final blocks from a height on, `count` of them or all, read as they are asked for."""

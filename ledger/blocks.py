@@ -37,6 +37,7 @@ CREATE TABLE landmarks (type INTEGER NOT NULL, subject BLOB NOT NULL, leaf INTEG
     PRIMARY KEY (type, subject, leaf)) STRICT, WITHOUT ROWID;
 {PLACES_SCHEMA}
 """
+_INDEX = struct.Struct(">QI")  # the leaf where segment 0 of the index began, the lowest segment kept
 _HEAD = struct.Struct(">32s16sQQQQQI")
 _LANDMARKS: Final = frozenset((Rekey, Rotate))
 
@@ -98,27 +99,35 @@ class Blocks:
         self.tiles = 0
         """How many tiles of the log are complete and stored, those before the base included."""
         self._fresh_tiles = 0
+        self._index_moved: int | None = None
 
-    def load(self) -> None:
-        """Read what of the index stays in memory; `Damage` if it is not all there."""
-        self._places.load(self.head.base_size, self.head.segments, self.head.tree_size)
+    def load(self, index: bytes | None) -> None:
+        """Read what of the index stays in memory; `Damage` if it is not all there.
+
+        `index` is what `index_note` said when the base was moved last; None if it never was.
+        """
+        origin, first = (self.head.base_size, 0) if index is None else _INDEX.unpack(index)
+        self._places.load(origin, first, self.head.segments, self.head.tree_size)
         row = self.database.read_one("SELECT max(tile) FROM tiles")
         newest = row[0] if row is not None else None
         self.tiles = self.head.base_size // TILE_LEAVES if newest is None else newest + 1
 
     # Changes, inside a transaction. Each takes the head as it is so far, and returns it as it will be.
 
-    def begin(self, connection: Connection, head: Head, block: FinalBlock) -> Head:
-        """Let an empty store begin with `block`, whose state a snapshot gives; `ValueError` if it is not empty."""
+    def begin(self, connection: Connection, head: Head, block: FinalBlock, size: int) -> Head:
+        """Let an empty store begin with `block`, whose state a snapshot gives; `ValueError` if it is not empty.
+
+        The log is known from `size` leaves on: those before the block, or those up to its end.
+        """
         if head.height:
             raise ValueError("only an empty store can begin at a snapshot")
         header = block.header
-        self._places.begin(header.tree_size)
-        self.tiles = header.tree_size // TILE_LEAVES
+        self._places.begin(size)
+        self.tiles = size // TILE_LEAVES
         empty = replace(
             head,
             base_height=header.height,
-            base_size=header.tree_size,
+            base_size=size,
             height=header.height - 1,
             tree_size=header.tree_size - header.count,
         )
@@ -148,6 +157,41 @@ class Blocks:
                 )
         return replace(head, height=header.height, tree_size=header.tree_size, segments=self._places.segments)
 
+    def move_base(self, head: Head, height: int, size: int) -> tuple[Head, bytes]:
+        """The head whose ledger begins with the block of `height`, before which the log had `size` leaves.
+
+        And what to tell `load` of the index from then on. Nothing is deleted yet: that is `discard`'s.
+        """
+        self._index_moved = self._places.first_from(size)
+        moved = replace(head, base_height=height, base_size=size)
+        return moved, _INDEX.pack(self._places.origin, self._index_moved)
+
+    def discard(self, connection: Connection, count_max: int, bytes_max: int) -> None:
+        """Delete rows from below the base: at most `count_max` blocks and about `bytes_max`, then what led to them."""
+        head, last, size = self.head, None, 0
+        query = "SELECT height, length(data) FROM blocks WHERE height < ? ORDER BY height LIMIT ?"
+        for height, length in connection.execute(query, (head.base_height, count_max)):
+            last, size = height, size + length
+            if size >= bytes_max:
+                break
+        if last is not None:
+            connection.execute("DELETE FROM blocks WHERE height <= ?", (last,))
+            return
+        self._places.discard(connection)
+        connection.execute("DELETE FROM tiles WHERE tile < ?", (head.base_size // TILE_LEAVES,))
+        connection.execute("DELETE FROM landmarks WHERE leaf < ?", (head.base_size,))
+
+    def has_leftovers(self) -> bool:
+        """Whether `discard` has something to do."""
+        for table, column, end in (
+            ("blocks", "height", self.head.base_height),
+            ("tiles", "tile", self.head.base_size // TILE_LEAVES),
+        ):
+            row = self.database.read_one(f"SELECT min({column}) FROM {table}")  # noqa: S608 - two names, from above
+            if row is not None and row[0] is not None and row[0] < end:
+                return True
+        return self._places.has_leftovers()
+
     def put_tile(self, connection: Connection, tile: int, root: bytes) -> None:
         """Write the root of a complete tile of the log, the next one; nothing happens for one that is here."""
         if tile == self.tiles + self._fresh_tiles:
@@ -164,11 +208,15 @@ class Blocks:
         """The transaction is durable, and `head` with it."""
         self.head = head
         self._places.commit()
+        if self._index_moved is not None:
+            self._places.drop(self._index_moved)
+            self._index_moved = None
         self.tiles += self._fresh_tiles
         self._fresh_tiles = 0
 
     def roll_back(self) -> None:
         """The transaction came to nothing."""
+        self._index_moved = None
         self._places.roll_back()
         self._fresh_tiles = 0
 
@@ -208,6 +256,8 @@ class Blocks:
     def place(self, entry_id: bytes) -> Place | None:
         """Where a final entry is; None if it is not final, or from before the base."""
         for leaf in self._places.candidates(entry_id):
+            if leaf < self.head.base_size:
+                continue
             height, data, at, end = self._find(leaf)
             body = data[at : end - SIGNATURE_BYTES]
             if digest(signing_bytes(Kind.ENTRY, self._network_id, body)) == entry_id:
@@ -240,7 +290,9 @@ class Blocks:
     def tile_roots(self, end: int) -> list[bytes]:
         """The stored roots of tiles before tile `end`, from the one on that holds the base's end."""
         first = self.head.base_size // TILE_LEAVES
-        rows = self.database.read("SELECT * FROM tiles WHERE tile < ? ORDER BY tile", end)
+        rows = self.database.read(
+            "SELECT * FROM tiles WHERE tile BETWEEN ? AND ? ORDER BY tile", first, end - 1
+        )
         roots: list[bytes] = []
         for tile, root, found in rows:
             with self.database.translated():
@@ -254,6 +306,11 @@ class Blocks:
         """Read a segment of the index; `StoreCorruptError` if it is not what was written."""
         self._places.check_segment(segment)
 
+    @property
+    def first_segment(self) -> int:
+        """The lowest segment of the index that is here."""
+        return self._places.first
+
     def rekeys(self, account: AccountId) -> list[Place]:
         """Where this account's REKEY entries are, oldest first."""
         return self._landmarks(EntryType.REKEY, account)
@@ -264,9 +321,9 @@ class Blocks:
         return found[0] if found else None
 
     def _landmarks(self, kind: EntryType, subject: bytes) -> list[Place]:
-        query = "SELECT leaf FROM landmarks WHERE type = ? AND subject = ? ORDER BY leaf"
+        query = "SELECT leaf FROM landmarks WHERE type = ? AND subject = ? AND leaf >= ? ORDER BY leaf"
         places = []
-        for (leaf,) in self.database.read(query, kind, subject):
+        for (leaf,) in self.database.read(query, kind, subject, self.head.base_size):
             place, entry = self.entry(leaf)
             if kind != entry.action.TYPE or (kind is EntryType.REKEY and entry.account != subject):
                 raise self.database.corrupt(f"leaf {leaf} is not the {kind.name} that its index says")

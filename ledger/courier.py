@@ -100,7 +100,7 @@ class Courier:
                     nursery.start_soon(self._send, witness, entry, said)
                 await self._follower.wait_for(partial(self._is_settled, entry_id, committee), resend_s)
                 nursery.cancel_scope.cancel()
-            receipt = self._follower.receipt(entry_id)
+            receipt = await self._receipt(entry_id)
             if receipt is not None:
                 self.rest()
                 return receipt
@@ -118,10 +118,20 @@ class Courier:
             self._follower.switch_source()
             resend_s, busy_pause_s = min(RESEND_S_MAX, resend_s * 1.5), RESEND_S
 
+    async def _receipt(self, entry_id: bytes) -> Receipt | None:
+        """The receipt of an entry that is final here; from others, and kept, if what proves it was pruned."""
+        follower = self._follower
+        receipt = follower.receipt(entry_id)
+        if receipt is None and follower.archive.store.is_final(entry_id):
+            receipt = await follower.fetch_receipt(entry_id)
+            if receipt is not None:
+                follower.archive.store.save_receipt(entry_id, receipt.encode())
+        return receipt
+
     def _is_settled(self, entry_id: bytes, committee: Committee) -> bool:
         """Whether the entry is final here, or others than `committee` order it from here on."""
         follower = self._follower
-        return follower.archive.store.place(entry_id) is not None or follower.committee != committee
+        return follower.archive.store.is_final(entry_id) or follower.committee != committee
 
     def rest(self) -> None:
         """Nothing is on its way."""

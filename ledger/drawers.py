@@ -31,6 +31,8 @@ KEY_BYTES_MAX: Final = 255
 
 BASE_NOTE: Final = b"base"
 """The note that holds the log's peaks where a store that began at a snapshot begins: size (8 bytes), then the nodes."""
+INDEX_NOTE: Final = b"index"
+"""The note that says, once the base was moved, where the index of entries began and what of it is left."""
 
 
 class Drawer(IntEnum):
@@ -52,6 +54,8 @@ class Drawer(IntEnum):
     """Single facts, such as what the light client keeps; a name."""
     SNAPSHOTS = 8
     """Which snapshots there are; height, size, whether a header certifies it."""
+    RECEIPTS = 9
+    """Receipts of entries signed here whose blocks were pruned; the entry's id."""
 
 
 _ROW: Final = "SELECT value, checksum FROM drawers WHERE drawer = ? AND key = ?"
@@ -72,6 +76,8 @@ class Drawers:
 
     def load(self, seals: bytes) -> None:
         """Read every row once and hold the drawers against the head's `seals`; `Damage` names the drawer."""
+        if len(seals) != self.SEALS_BYTES:
+            raise Damage("its head has another length")
         kept: dict[Drawer, dict[bytes, bytes]] = {drawer: {} for drawer in Drawer}
         for number, key, value, found in self._database.scan("SELECT * FROM drawers"):
             if number not in iter(Drawer):

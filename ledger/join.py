@@ -24,6 +24,7 @@ from ledger.core.holdings import InvariantError
 from ledger.core.intake import Intake, Manifest
 from ledger.core.keys import peer_id
 from ledger.core.light import LightClient
+from ledger.core.merkle import Peaks
 from ledger.core.requests import BlocksFrom, ChunkOf, HandoversFrom, SnapshotOffer, field
 from ledger.core.state import LedgerState
 from ledger.proofs import handover_note
@@ -136,8 +137,7 @@ class Joining:
             self._intake = Intake(manifest)
         intake = self._intake
         block = await self._block(offer.source, manifest.head, committee)
-        log = manifest.log_after(block.entries)
-        if log is None:
+        if manifest.log_after(block.entries) is None:
             raise Untrustworthy("the peaks and the block's entries do not make the header's log")
         while not intake.is_whole:
             await self._chunk(offer.source, intake)
@@ -146,7 +146,8 @@ class Joining:
             await trio.to_thread.run_sync(LedgerState.from_snapshot, self._archive.genesis, snapshot)
         except (WireError, InvariantError) as error:
             raise Untrustworthy(f"a certified state that is none: {error}") from error
-        self._archive.begin(block, snapshot, log)
+        size = block.header.tree_size - block.header.count
+        self._archive.begin(block, snapshot, Peaks(size, manifest.peaks))
         _log.info("ledger: began at height %d, from %s", block.header.height, peer_id(offer.source))
 
     async def _follow(self, source: AccountId, head: CertifiedHeader) -> Committee:

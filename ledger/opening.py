@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ledger.core.keys import AccountId
     from ledger.store import Store
 
-__all__ = ["load_chain"]
+__all__ = ["load_chain", "load_log"]
 
 LEAVES_PER_READ: Final = 16_384
 
@@ -67,13 +67,13 @@ def _newest(store: Store) -> Chain:
             raise store.database.corrupt(f"block {found.height}, which a snapshot belongs to, is missing")
         header = block.header
         tip = Tip(header.slot, header.height, header.hash(store.genesis.network_id), header.time_ms)
-        return Chain.resume(store.genesis, state, _log_at(store, header), tip)
+        return Chain.resume(store.genesis, state, load_log(store, header), tip)
     if store.first_height > 1:
         raise store.database.corrupt("no snapshot of the state that it began with is left")
     return Chain(store.genesis)
 
 
-def _log_at(store: Store, header: Header) -> MerkleLog:
+def load_log(store: Store, header: Header) -> MerkleLog:
     """The log that `header` names: from its stored tiles, or, if these are damaged, from its entries."""
     base = store.base_peaks()
     try:

@@ -41,13 +41,19 @@ _FENCE = struct.Struct(f">{SEGMENT_PAGES}I")
 
 
 class Places:
-    """The index over leaves `base` to `end`. Changes are made in a transaction, and kept when it is durable."""
+    """The index over leaves `origin` to `end`. Changes are made in a transaction, and kept when it is durable.
+
+    The segments below `first` were dropped, with the entries in them; the numbers of the others stay.
+    """
 
     def __init__(self, database: Database, key: bytes) -> None:
         self._database = database
         # Keyed once: a copy costs a third less than a hash that takes its key in again.
         self._keyed = blake2b(digest_size=PREFIX_BYTES, key=key)
-        self._base = 0
+        self.origin = 0
+        """The leaf with which segment 0 begins, or began."""
+        self.first = 0
+        """The lowest segment that is here; those below were dropped."""
         self._fences: list[array[int]] = []
         self._tail = bytearray()
         self._leaves: dict[bytes, int] = {}
@@ -58,17 +64,21 @@ class Places:
     @property
     def segments(self) -> int:
         """How many segments there are; inside a transaction, with its own."""
-        return len(self._fences) + len(self._closed)
+        return self.first + len(self._fences) + len(self._closed)
 
-    def load(self, base: int, segments: int, end: int) -> None:
-        """Read what stays in memory of an index over leaves `base` to `end`; `Damage` if it is not all there."""
+    def load(self, origin: int, first_segment: int, segments: int, end: int) -> None:
+        """Read what stays in memory of an index over leaves `origin` to `end`; `Damage` if it is not all there."""
         fences: list[array[int]] = []
-        for number, data, found in self._database.read("SELECT * FROM segments ORDER BY segment"):
-            check(f"segment {number} of the index of entries", found, b"segment", _key(len(fences)), data)
+        query = "SELECT * FROM segments WHERE segment >= ? ORDER BY segment"
+        for number, data, found in self._database.read(query, first_segment):
+            expected = first_segment + len(fences)
+            check(f"segment {number} of the index of entries", found, b"segment", _key(expected), data)
             fences.append(array("I", _FENCE.unpack(data)))
-        if len(fences) != segments:
-            raise Damage(f"{len(fences)} segments in the index of entries, there were {segments}")
-        first = base + segments * SEGMENT_ENTRIES
+        if len(fences) != segments - first_segment:
+            raise Damage(
+                f"{len(fences)} segments in the index of entries, there were {segments - first_segment}"
+            )
+        first = origin + segments * SEGMENT_ENTRIES
         tail = bytearray()
         for leaf, prefixes, found in self._database.read("SELECT * FROM fresh ORDER BY first_leaf"):
             check(f"the index of the entries from leaf {leaf} on", found, b"fresh", _key(leaf), prefixes)
@@ -78,14 +88,36 @@ class Places:
             tail += prefixes[max(0, first - leaf) * PREFIX_BYTES :]
         if len(tail) != (end - first) * PREFIX_BYTES:
             raise Damage("the index of the newest entries")
-        self._base, self._fences = base, fences
+        self.origin, self.first, self._fences = origin, first_segment, fences
         self._set_tail(tail)
 
     # Changes, inside a transaction.
 
-    def begin(self, base: int) -> None:
-        """An empty index whose first leaf will be `base`."""
-        self._base = base
+    def begin(self, origin: int) -> None:
+        """An empty index whose first leaf will be `origin`."""
+        self.origin = origin
+
+    def first_from(self, leaf: int) -> int:
+        """The lowest segment that an index needs whose entries before `leaf` are not asked for any more."""
+        return max(self.first, min(len(self._fences) + self.first, (leaf - self.origin) // SEGMENT_ENTRIES))
+
+    def drop(self, first: int) -> None:
+        """Forget the segments below `first`, whose rows `discard` takes away: they are not asked for any more."""
+        del self._fences[: first - self.first]
+        self.first = first
+
+    def discard(self, connection: Connection) -> None:
+        """Delete the rows of one segment that was dropped."""
+        connection.execute("DELETE FROM segments WHERE segment < ?", (self.first,))
+        (page,) = connection.execute("SELECT min(page) FROM places").fetchone()
+        if page is not None and page < self.first * SEGMENT_PAGES:
+            end = (page // SEGMENT_PAGES + 1) * SEGMENT_PAGES
+            connection.execute("DELETE FROM places WHERE page < ?", (end,))
+
+    def has_leftovers(self) -> bool:
+        """Whether rows of dropped segments are still there."""
+        row = self._database.read_one("SELECT min(page) FROM places")
+        return row is not None and row[0] is not None and row[0] < self.first * SEGMENT_PAGES
 
     def add(self, connection: Connection, first_leaf: int, ids: Sequence[bytes]) -> None:
         """The entries from `first_leaf` on, the index's end, have these ids."""
@@ -126,9 +158,9 @@ class Places:
             yield leaf
             yield from self._clashes.get(prefix, ())
         number = int.from_bytes(prefix, "big")
-        for segment in range(len(self._fences) - 1, -1, -1):
-            fences = self._fences[segment]
-            first = self._base + segment * SEGMENT_ENTRIES
+        for segment in range(self.first + len(self._fences) - 1, self.first - 1, -1):
+            fences = self._fences[segment - self.first]
+            first = self.origin + segment * SEGMENT_ENTRIES
             for page in range(max(0, bisect_left(fences, number) - 1), bisect_right(fences, number)):
                 yield from (first + place for place in self._on_page(segment, page, prefix))
 
@@ -185,7 +217,7 @@ class Places:
         connection.execute(
             "INSERT INTO segments VALUES (?, ?, ?)", (number, data, checksum(b"segment", _key(number), data))
         )
-        end = self._base + (number + 1) * SEGMENT_ENTRIES
+        end = self.origin + (number + 1) * SEGMENT_ENTRIES
         connection.execute(
             "DELETE FROM fresh WHERE first_leaf + length(prefixes) / ? <= ?", (PREFIX_BYTES, end)
         )
@@ -196,7 +228,7 @@ class Places:
         self._note(0, bytes(tail))
 
     def _note(self, position: int, prefixes: bytes) -> None:
-        first = self._base + len(self._fences) * SEGMENT_ENTRIES + position
+        first = self.origin + (self.first + len(self._fences)) * SEGMENT_ENTRIES + position
         apart = [prefix for (prefix,) in _PREFIX.iter_unpack(prefixes)]
         fresh = dict(zip(apart, range(first, first + len(apart)), strict=True))
         if len(fresh) == len(apart) and self._leaves.keys().isdisjoint(fresh):

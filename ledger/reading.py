@@ -91,9 +91,21 @@ class LedgerFile:
     def blocks(self) -> Iterator[bytes]:
         """Encoded final blocks from `first_height` to `height`."""
         at = self.first_height
-        while page := self._blocks.encoded(at, BLOCKS_PER_READ, READ_BYTES_MAX):
+        while page := self._page(at):
             yield from page
             at += len(page)
+
+    def _page(self, height: int) -> list[bytes]:
+        try:
+            return self._blocks.encoded(height, BLOCKS_PER_READ, READ_BYTES_MAX)
+        except StoreCorruptError as error:
+            with self._database.translated():
+                head, _ = self._read_head()
+            if height < head.base_height:
+                raise StoreError(
+                    f"the node that writes {self._database.path} has just pruned block {height}: ask again"
+                ) from error
+            raise
 
     def _read_base(self, seals: bytes) -> Base:
         """The oldest certified snapshot that is kept, with the peaks there: the first ones and the blocks since."""
@@ -113,7 +125,7 @@ class LedgerFile:
         for block in self._blocks.all(self._blocks.first_height):
             if block.header.height > found.height:
                 break
-            if block.header.height > self._blocks.first_height:
+            if peaks.size < block.header.tree_size:
                 peaks = peaks.extend(entry.encode() for entry in block.entries)
             first, certifier = block, committee
             if ends_epoch(block.entries):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.snapshot import CHUNK_BYTES
+from ledger.database import StoreCorruptError
 from ledger.drawers import Drawer
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def scrub(store: Store) -> Iterator[None]:
         yield
     store.tile_roots(store.tiles)
     yield
+    yield from _snapshots(store)
+    yield from _segments(store)
+    yield from _blocks(store)
+
+
+def _snapshots(store: Store) -> Iterator[None]:
     for found in store.snapshots():
         for chunk in range(found.chunks):
             try:
@@ -38,10 +45,25 @@ def scrub(store: Store) -> Iterator[None]:
                 break  # a newer one has taken its place
             if not chunk % (STEP_BYTES // CHUNK_BYTES):
                 yield
+
+
+def _segments(store: Store) -> Iterator[None]:
     for segment in range(store.segments):
-        store.check_segment(segment)
+        try:
+            store.check_segment(segment)
+        except StoreCorruptError:
+            if segment >= store.first_segment:
+                raise  # else it was pruned meanwhile
         yield
-    height = store.first_height
+
+
+def _blocks(store: Store) -> Iterator[None]:
+    height = 0
     while height <= store.height():
-        height += len(store.blocks(height, STEP_BLOCKS, STEP_BYTES))
+        height = max(height, store.first_height)
+        try:
+            height += len(store.blocks(height, STEP_BLOCKS, STEP_BYTES))
+        except StoreCorruptError:
+            if height >= store.first_height:
+                raise  # else it was pruned meanwhile
         yield

@@ -63,6 +63,11 @@ class SignedEntries:
         rows = [row for drawer in drawers for row in self._drawers.rows(drawer, account)]
         return [_decoded(key, value) for key, value in sorted(rows)]
 
+    def ids(self) -> list[bytes]:
+        """The ids of all entries that are here, whosever they are."""
+        keys = [key for drawer in (Drawer.PENDING, Drawer.SETTLED) for key in self._drawers.keys(drawer)]
+        return [key[-32:] for key in keys]
+
     def _write(self, connection: Connection, entry: Entry, status: str, detail: str) -> None:
         to, off = Drawer.SETTLED, Drawer.PENDING
         if status == "pending":
@@ -73,6 +78,7 @@ class SignedEntries:
         self._drawers.put(connection, to, key, head + told + entry.encode())
         for old in self._drawers.keys(Drawer.SETTLED)[:-SETTLED_MAX]:
             self._drawers.delete(connection, Drawer.SETTLED, old)
+            self._drawers.delete(connection, Drawer.RECEIPTS, old[-32:])
 
     def _key(self, entry: Entry) -> bytes:
         return _KEY.pack(entry.account, entry.seq, entry.entry_id(self._network_id))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from ledger.blocks import SCHEMA as BLOCKS_SCHEMA
@@ -30,9 +29,10 @@ from ledger.database import (
     check,
     checksum,
 )
-from ledger.drawers import BASE_NOTE, Drawer, Drawers
+from ledger.drawers import BASE_NOTE, INDEX_NOTE, Drawer, Drawers
 from ledger.drawers import SCHEMA as DRAWERS_SCHEMA
 from ledger.own_votes import OwnVotes
+from ledger.rows import EVIDENCE_MAX, Draft, SmallRows
 from ledger.signed import SignedEntries, SignedEntry
 from ledger.snapshots import SCHEMA as SNAPSHOTS_SCHEMA
 from ledger.snapshots import SnapshotInfo, Snapshots
@@ -64,8 +64,9 @@ __all__ = [
 
 HEADER_BYTES: Final = 512
 """A database has at least one page, and a page at least this."""
-EVIDENCE_MAX: Final = 4_096
-"""Records of proved lies; those that come after are not kept."""
+DISCARDED_BLOCKS_MAX: Final = 256
+DISCARDED_BYTES_MAX: Final = 1 << 20
+"""What one transaction of `discard` deletes, about: some 10 ms."""
 
 _SCHEMA: Final = f"""
 CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), data BLOB NOT NULL, checksum BLOB NOT NULL) STRICT;
@@ -87,14 +88,6 @@ class Batch:
 
     def __bool__(self) -> bool:
         return bool(self.votes or self.blocks or self.evidence)
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A transaction that is open, and the head as it will be."""
-
-    connection: Connection
-    head: Head
 
 
 def open_store(path: Path, genesis: Genesis) -> Store:
@@ -124,7 +117,7 @@ def _discard(path: Path) -> None:
         path.with_name(path.name + part).unlink(missing_ok=True)
 
 
-class Store:
+class Store(SmallRows):
     """One node's ledger file. Get it from `open_store`; `close` it, or use it in a `with`."""
 
     def __init__(self, path: Path, genesis: Genesis) -> None:
@@ -201,7 +194,7 @@ class Store:
             )
         self.drawers.load(data[Head.BYTES :])
         self._blocks = Blocks(self.database, head)
-        self._blocks.load()
+        self._blocks.load(self.drawers.get(Drawer.NOTES, INDEX_NOTE))
 
     # What there is.
 
@@ -249,13 +242,13 @@ class Store:
                 self._own_votes.forget(draft.connection, batch.blocks[-1])
 
     @contextmanager
-    def _changes(self) -> Iterator[_Draft]:
+    def _changes(self) -> Iterator[Draft]:
         """A transaction that ends with the new head. What memory holds of the file changes with it, or not at all."""
         with self.database.write_lock:
             try:
                 with self.database.transaction() as connection:
                     head = self._blocks.head
-                    draft = _Draft(connection, replace(head, number=head.number + 1))
+                    draft = Draft(connection, replace(head, number=head.number + 1))
                     yield draft
                     self._write_head(connection, draft.head)
             except BaseException:
@@ -305,8 +298,13 @@ class Store:
 
     @property
     def segments(self) -> int:
-        """How many sorted segments the index of entries has."""
+        """How many sorted segments the index of entries has, those that were dropped included."""
         return self._blocks.head.segments
+
+    @property
+    def first_segment(self) -> int:
+        """The lowest of them that is here."""
+        return self._blocks.first_segment
 
     def check_segment(self, segment: int) -> None:
         """Read a segment of the index; `StoreCorruptError` if it is not what was written."""
@@ -323,19 +321,61 @@ class Store:
     # Snapshots.
 
     def begin(self, block: FinalBlock, snapshot: bytes, peaks: Peaks) -> None:
-        """Let this empty store begin with `block`: `snapshot` is the state after it, `peaks` are the log's.
+        """Let this empty store begin with `block`: `snapshot` is the state after it.
+
+        `peaks` are the log's before it or after: with those before, the entries of the block can be proved here, and
+        the snapshot be offered to others.
 
         Its header names both; the caller has checked that, and that the block is final. `ValueError` if the store is
         not empty, or the log is another one.
         """
         header = block.header
-        if (peaks.size, peaks.root()) != (header.tree_size, header.log_root):
+        whole = peaks
+        if peaks.size != header.tree_size:
+            whole = peaks.extend([entry.encode() for entry in block.entries])
+        if (whole.size, whole.root()) != (header.tree_size, header.log_root):
             raise ValueError("the header names another log than these peaks")
         with self._changes() as draft:
-            draft.head = self._blocks.begin(draft.connection, draft.head, block)
+            draft.head = self._blocks.begin(draft.connection, draft.head, block, peaks.size)
             self._snapshots.put(draft.connection, header.height, snapshot, certified=True)
-            nodes = header.tree_size.to_bytes(8, "big") + b"".join(peaks.nodes)
-            self.drawers.put(draft.connection, Drawer.NOTES, BASE_NOTE, nodes)
+            self.drawers.put(draft.connection, Drawer.NOTES, BASE_NOTE, _encode_peaks(peaks))
+
+    def move_base(self, height: int, peaks: Peaks, notes: Sequence[tuple[bytes, bytes]]) -> None:
+        """Let this ledger begin with the block of `height` from now on; `peaks` are the log's before that block.
+
+        `notes` are kept with it: what is needed of the blocks before. Those are nobody's from here on, and deleted by
+        `discard`. `ValueError` if the block is not here or there is no snapshot to open from.
+        """
+        block = self.block(height)
+        if (
+            block is None
+            or height <= self.first_height
+            or peaks.size != block.header.tree_size - block.header.count
+        ):
+            raise ValueError(f"this ledger cannot begin with block {height}")
+        kept = [found for found in self.snapshots() if found.height >= height]
+        if not any(found.certified for found in kept):
+            raise ValueError(f"there is no certified state from block {height} on")
+        with self._changes() as draft:
+            draft.head, index = self._blocks.move_base(draft.head, height, peaks.size)
+            base = ((BASE_NOTE, _encode_peaks(peaks)), (INDEX_NOTE, index))
+            for name, data in (*base, *notes):
+                self.drawers.put(draft.connection, Drawer.NOTES, name, data)
+            for found in self.snapshots():
+                if found not in kept:
+                    self._snapshots.drop(draft.connection, found)
+
+    def discard(self) -> bool:
+        """Delete a little of what is before the base, in one transaction; False if nothing was left."""
+        if not self._blocks.has_leftovers():
+            return False
+        with self._changes() as draft:
+            self._blocks.discard(draft.connection, DISCARDED_BLOCKS_MAX, DISCARDED_BYTES_MAX)
+        return True
+
+    def is_final(self, entry_id: bytes) -> bool:
+        """Whether the entry is in a block that is here, or one signed here in a block that was."""
+        return self.drawers.has(Drawer.RECEIPTS, entry_id) or self.place(entry_id) is not None
 
     def base_peaks(self) -> Peaks:
         """The log's peaks at `first_leaf`: where the log of a store that began at a snapshot is known from."""
@@ -372,63 +412,16 @@ class Store:
         """One chunk of the snapshot of `height`; `IndexError` if there is none."""
         return self._snapshots.chunk(height, chunk)
 
-    # Votes and evidence.
+    # Votes.
 
     def load_saved(self, committee: Committee) -> Saved:
         """The votes of this witness above its last final block, and the blocks they notarise; `committee` is theirs."""
         last = self.block(self.height())
         return self._own_votes.load(committee, None if last is None else last.finality)
 
-    def evidence(self, after: int = 0, count_max: int = EVIDENCE_MAX) -> list[tuple[int, bytes]]:
-        """Encoded evidence in the order it came, each with its number, from behind number `after` on."""
-        keys = [key for key in self.drawers.keys(Drawer.EVIDENCE) if _number(key) > after]
-        rows = [(_number(key), self.drawers.get(Drawer.EVIDENCE, key)) for key in keys[:count_max]]
-        return [(number, record) for number, record in rows if record is not None]
 
-    @property
-    def evidence_count(self) -> int:
-        """How many records of evidence there are."""
-        return len(self.drawers.keys(Drawer.EVIDENCE))
-
-    def _put_evidence(self, connection: Connection, record: bytes) -> None:
-        keys = self.drawers.keys(Drawer.EVIDENCE)
-        identity = sha256(record).digest()
-        if len(keys) < EVIDENCE_MAX and not any(key.endswith(identity) for key in keys):
-            number = 1 + (_number(keys[-1]) if keys else 0)
-            self.drawers.put(connection, Drawer.EVIDENCE, number.to_bytes(4, "big") + identity, record)
-
-    # The wallet, and what the light client keeps.
-
-    def save_signed(self, entry: Entry, settled: Sequence[Entry] = ()) -> None:
-        """Make a signed entry durable before it is sent, and note in passing that `settled` ones are final."""
-        with self._changes() as draft:
-            for done in settled:
-                self._signed.mark(draft.connection, done, "final", "")
-            self._signed.put(draft.connection, entry)
-
-    def mark_signed(self, entry: Entry, status: str, detail: str = "") -> None:
-        """Record what became of a signed entry."""
-        with self._changes() as draft:
-            self._signed.mark(draft.connection, entry, status, detail)
-
-    def signed(self, account: AccountId, *, pending_only: bool = False) -> list[SignedEntry]:
-        """The entries that this account signed here, or those of unknown fate, in order of sequence."""
-        with self.database.translated():
-            return self._signed.of(account, pending_only)
-
-    def note(self, name: bytes) -> bytes | None:
-        """What was saved under `name`, or None."""
-        return self.drawers.get(Drawer.NOTES, name)
-
-    def save_note(self, name: bytes, data: bytes) -> None:
-        """Make `data` durable under `name`, in place of what was there."""
-        with self._changes() as draft:
-            self.drawers.put(draft.connection, Drawer.NOTES, name, data)
-
-
-def _number(key: bytes) -> int:
-    """The number in the key of a piece of evidence; the record's SHA-256 follows."""
-    return int.from_bytes(key[:4], "big")
+def _encode_peaks(peaks: Peaks) -> bytes:
+    return peaks.size.to_bytes(8, "big") + b"".join(peaks.nodes)
 
 
 def _single(connection: Connection, query: str) -> Any:  # noqa: ANN401 - SQLite's own value types

@@ -22,6 +22,7 @@ from ledger.core.keys import AccountId, peer_id
 from ledger.core.receipt import Receipt, ReceiptError
 from ledger.core.requests import BlocksFrom, ReceiptOf, field
 from ledger.join import Joining
+from ledger.pruning import Pruner
 from ledger.store import Batch, Store
 from ledger.watch import Watch
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ledger.core.genesis import Genesis
     from ledger.core.light import SplitView
     from ledger.core.state import LedgerState, Moment
+    from ledger.pruning import Retention
 
 __all__ = ["HEDGE_S", "POLL_WAIT_MS", "Follower", "Request", "Untrustworthy", "pull_blocks"]
 
@@ -115,10 +117,12 @@ class Follower:
         *,
         archive: Archive | None = None,
         is_recent: bool = False,
+        retention: Retention | None = None,
     ) -> None:
         """`sources()` names the witnesses that can be reached now. Replays `store`; `StoreError` if that fails.
 
-        With `is_recent`, an empty ledger begins at the newest snapshot that a source has, not at genesis.
+        With `is_recent`, an empty ledger begins at the newest snapshot that a source has, not at genesis, and what is
+        older than `retention` (the default: HISTORY_KEPT_MS, STATE_ROOTS_KEPT) is pruned while it runs.
         """
         self.genesis = genesis
         self.archive = Archive(store) if archive is None else archive
@@ -127,6 +131,7 @@ class Follower:
         self._turn = 0
         self.watch = Watch(self.archive, request)
         self._is_recent = is_recent
+        self._pruner = Pruner(self.archive, self.fetch_receipt, retention) if is_recent else None
         self._visit = trio.CancelScope()
         self._asking: tuple[AccountId, float] | None = None
         self._turnstile = trio.Lock()
@@ -219,6 +224,8 @@ class Follower:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pull_when_slow)
             nursery.start_soon(self._watch_sources)
+            if self._pruner is not None:
+                nursery.start_soon(self._pruner.run, self._turnstile)
             while True:
                 await self._pull_from_all()
 
@@ -340,7 +347,7 @@ class Follower:
             await self.watch.note_fork(theirs)
 
     def _holds(self, what: bytes | Callable[[], bool]) -> bool:
-        return self.archive.store.place(what) is not None if isinstance(what, bytes) else what()
+        return self.archive.store.is_final(what) if isinstance(what, bytes) else what()
 
     def _next_source(self) -> AccountId | None:
         sources = self.sources()

@@ -253,7 +253,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "history",
         '"full"',
         measures.choice("full", "recent"),
-        "full: all blocks from genesis, checked here; recent: begin at a state that the witnesses certify",
+        "full: all blocks from genesis, checked here; recent: from a state that the witnesses certify on, 61 days",
     ),
     Setting("api.socket", "socket", '"auto"', measures.read_text, '"auto": in the data folder'),
     Setting("api.dashboard", "dashboard", '""', measures.read_text, "web page on loopback", _endpoint_off),

@@ -181,7 +181,7 @@ async def test_a_store_that_begins_at_a_snapshot(tmp_path: Path, ledger: Ledger,
     path = tmp_path / "a.db"
     with open_store(path, ONE) as store:
         with pytest.raises(ValueError, match="another log"):
-            store.begin(blocks[base - 1], states[base], peaks[base - 1])
+            store.begin(blocks[base - 1], states[base], peaks[base + 1])
         store.begin(blocks[base - 1], states[base], peaks[base])
         with pytest.raises(ValueError, match="empty"):
             store.begin(blocks[base - 1], states[base], peaks[base])

@@ -99,7 +99,7 @@ def test_a_damaged_page_is_found_when_it_is_read(tmp_path: Path, statement: str)
 def test_evidence_is_kept_once_in_order_and_to_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger.store.EVIDENCE_MAX", 4)
+    monkeypatch.setattr("ledger.rows.EVIDENCE_MAX", 4)
     with open_store(tmp_path / "a.db", ONE) as store:
         store.write(Batch(evidence=(b"b", b"a")))
         store.write(Batch(evidence=(b"a", b"c")))
