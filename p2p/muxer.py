@@ -91,7 +91,7 @@ class MuxedStream(IMuxedStream):
         """
         if n == 0:
             return b""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         needed = 1 if n is None or n < 0 else min(n, EXACT_READ_BYTES_MAX)
         while len(self.buffer) < needed and not self.receive_closed and not self.was_reset:
             await self._changed.wait()

@@ -12,6 +12,7 @@ import trio
 from libp2p.stream_muxer.exceptions import MuxedStreamError, MuxedStreamReset
 
 from p2p.core.yamux import HEADER_BYTES
+from p2p.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ class Outgoing:
     def __init__(self, conn: ISecureConn, end: Callable[[str], None]) -> None:
         self._conn = conn
         self._end = end
-        self._lock = trio.Lock()
+        self._turns = Turns()
         self._frames: dict[int, bytes] = {}  # by the number of their turn
         self._last_turn = 0
         self._posted = 0
@@ -66,16 +67,17 @@ class Outgoing:
         """
         if self._is_over:
             raise MuxedStreamReset("the connection is closed")
+        await trio.lowlevel.checkpoint_if_cancelled()
         turn = self._queue(frame)
         try:
-            async with self._lock:
+            async with self._turns:
                 while turn in self._frames:
                     await self._write()
         except trio.Cancelled:
             if self._frames.pop(turn, None) is not None:
                 raise
             with trio.CancelScope(shield=True):  # it is being written: that ends within WRITE_TIMEOUT_S
-                async with self._lock:
+                async with self._turns:
                     pass
         if self._is_over:
             raise MuxedStreamReset("the connection broke")
@@ -86,7 +88,7 @@ class Outgoing:
             while True:
                 await self._filled.wait()
                 self._filled = trio.Event()
-                async with self._lock:
+                async with self._turns:
                     while self._frames:
                         await self._write()
         except MuxedStreamError:

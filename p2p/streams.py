@@ -9,6 +9,7 @@ import trio
 from ledger.core.encoding import WireError
 from p2p.core.errors import ChannelClosed, LocalProtocolError, P2pError, RemoteProtocolError
 from p2p.core.framing import Decoder, encode_frame
+from p2p.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -75,8 +76,8 @@ class Channel:
         self._unsent: dict[int, bytes] = {}  # frames on their way, by the number of their turn
         self._last_turn = 0
         self._broke = False
-        self._send_lock = trio.Lock()
-        self._receive_lock = trio.Lock()
+        self._send_turns = Turns()
+        self._receive_turns = Turns()
         self._closed = False
 
     async def send(self, message: bytes, *, timeout_s: float = SEND_TIMEOUT_S) -> None:
@@ -94,11 +95,12 @@ class Channel:
                 raise LocalProtocolError(
                     f"{self.name}: a message of {len(message)} bytes, allowed are 1 to {self.frame_bytes_max}"
                 )
+        await trio.lowlevel.checkpoint_if_cancelled()
         turn = self._last_turn = self._last_turn + 1
         frames = (encode_frame(each, frame_bytes_max=self.frame_bytes_max) for each in messages)
         self._unsent[turn] = b"".join(frames)
         try:
-            async with self._send_lock:
+            async with self._send_turns:
                 while turn in self._unsent:
                     await self._send_waiting(timeout_s)
         finally:
@@ -137,7 +139,8 @@ class Channel:
 
     async def receive(self) -> bytes:
         """The next message. `ChannelClosed` at the end; `RemoteProtocolError` when it is not a message."""
-        async with self._receive_lock:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        async with self._receive_turns:
             while not self._messages:
                 if self._closed:
                     raise ChannelClosed(f"{self.name}: the channel is closed")

@@ -20,6 +20,8 @@ from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
+from p2p.turns import Turns
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -67,6 +69,7 @@ class BufferedTcpStream(TrioTCPStream):
     def __init__(self, stream: trio.SocketStream) -> None:
         super().__init__(stream)
         self._buffer = bytearray()
+        self._read_turns, self._write_turns = Turns(), Turns()
         self._remote = endpoint(stream)
 
     async def read(self, n: int | None = None) -> bytes:
@@ -74,7 +77,7 @@ class BufferedTcpStream(TrioTCPStream):
         if n == 0:
             return b""
         needed = 1 if n is None else n
-        async with self.read_lock:
+        async with self._read_turns:
             while len(self._buffer) < needed:
                 try:
                     data = await self.stream.receive_some(READ_BYTES)
@@ -87,6 +90,16 @@ class BufferedTcpStream(TrioTCPStream):
             result = bytes(self._buffer[:taken])
             del self._buffer[:taken]
             return result
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`; `ConnectionClosedError` if the peer is gone, nothing at all if we have closed."""
+        async with self._write_turns:
+            try:
+                await self.stream.send_all(data)
+            except trio.BrokenResourceError as error:
+                raise ConnectionClosedError(str(error), transport="tcp") from error
+            except trio.ClosedResourceError:
+                return
 
     def get_remote_address(self) -> tuple[str, int] | None:
         """The peer's address and port, as of when the connection was made."""
