@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from ledger.core.bulk import take_entries
 from ledger.core.encoding import Kind, NetworkId, Reader, WireError, digest, signing_bytes
-from ledger.core.entries import Entry, Rotate, entry_end
+from ledger.core.entries import Entry, Rotate, entry_end, take_entry
 from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.keys import SIGNATURE_BYTES, SigningKey, verify
 from ledger.core.votes import (
@@ -27,7 +27,7 @@ from ledger.core.votes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ledger.core.committee import Committee
 
@@ -53,6 +53,7 @@ __all__ = [
     "entry_offsets",
     "sign_proposal",
     "sign_vote",
+    "take_known",
 ]
 
 HEADER_VERSION: Final = 1
@@ -181,9 +182,9 @@ class Proposal:
         return self.block.encode() + self.signature
 
     @staticmethod
-    def decode(data: bytes) -> Proposal:
-        """The proposal in `data`; any other bytes are a `WireError`."""
-        block, end = _take_block(data)
+    def decode(data: bytes, known: Mapping[bytes, Entry] | None = None) -> Proposal:
+        """The proposal in `data`; any other bytes are a `WireError`. `known` as in `take_known`."""
+        block, end = _take_block(data, known)
         if len(data) - end != SIGNATURE_BYTES:
             raise WireError(f"proposal: {len(data) - end} bytes of signature, not {SIGNATURE_BYTES}")
         return Proposal(block.header, block.entries, data[end:])
@@ -326,10 +327,30 @@ def _take_closing(reader: Reader) -> Closing:
     return Closing(headers, take_certificate(reader))
 
 
-def _take_block(data: bytes) -> tuple[Block, int]:
+def take_known(data: bytes, start: int, known: Mapping[bytes, Entry] | None) -> tuple[Entry, int]:
+    """`take_entry`; of entries that are in `known`, by their bytes, that very object.
+
+    So it is not decoded, nor its id hashed, again.
+    """
+    if known is None:
+        return take_entry(data, start)
+    end = entry_end(data, start)
+    found = known.get(data[start:end])
+    return take_entry(data, start) if found is None else (found, end)
+
+
+def _take_block(data: bytes, known: Mapping[bytes, Entry] | None = None) -> tuple[Block, int]:
     header = Header.decode(data[:HEADER_BYTES])
-    entries, end = take_entries(data, HEADER_BYTES, header.count, BLOCK_BYTES_MAX)
-    return Block(header, entries), end
+    if known is None:
+        taken, end = take_entries(data, HEADER_BYTES, header.count, BLOCK_BYTES_MAX)
+        return Block(header, taken), end
+    entries, at = [], HEADER_BYTES
+    for _ in range(header.count):
+        entry, at = take_known(data, at, known)
+        if at > BLOCK_BYTES_MAX:
+            raise WireError(f"block: its entries have more than {BLOCK_ENTRIES_BYTES_MAX} bytes")
+        entries.append(entry)
+    return Block(header, tuple(entries)), at
 
 
 def _check_entries(header: Header, entries: tuple[Entry, ...], what: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ledger.core.block import BLOCK_BYTES_MAX, Proposal
+from ledger.core.block import BLOCK_BYTES_MAX, Proposal, take_known
 from ledger.core.encoding import Reader, WireError
-from ledger.core.entries import ENTRY_BYTES_MAX, Entry, take_entry
+from ledger.core.entries import ENTRY_BYTES_MAX, Entry
 from ledger.core.evidence import Fork, ProposalPair, VotePair, decode_evidence
 from ledger.core.keys import SIGNATURE_BYTES
 from ledger.core.votes import NO_BLOCK, SLOT_MAX, VOTE_BYTES, Certificate, Vote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "MESSAGE_BYTES_MAX",
@@ -105,13 +108,13 @@ def epoch_of(message: Message) -> int | None:
     return message.header.epoch if isinstance(message, Proposal) else message.epoch
 
 
-def decode_message(data: bytes) -> Message:
-    """The message in `data`; any other bytes are a `WireError`."""
+def decode_message(data: bytes, known: Mapping[bytes, Entry] | None = None) -> Message:
+    """The message in `data`; any other bytes are a `WireError`. `known` as in `take_known`."""
     if not 1 <= len(data) <= MESSAGE_BYTES_MAX:
         raise WireError(f"consensus message of {len(data)} bytes, allowed are 1 to {MESSAGE_BYTES_MAX}")
     kind, body = data[0], data[1:]
     if kind == _PROPOSAL:
-        return Proposal.decode(body)
+        return Proposal.decode(body, known)
     if kind == _VOTE:
         return Vote.decode(body)
     if kind == _CERTIFICATE:
@@ -119,7 +122,7 @@ def decode_message(data: bytes) -> Message:
     if kind == _ASK:
         return _decode_ask(body)
     if kind == _RELAY:
-        return _decode_relay(body)
+        return _decode_relay(body, known)
     if kind == _EVIDENCE:
         return decode_evidence(body)
     if kind == _RECALL_TYPE:
@@ -138,12 +141,12 @@ def _decode_ask(body: bytes) -> Ask:
     return Ask(slot, final_slot, block_hash)
 
 
-def _decode_relay(body: bytes) -> Relay:
+def _decode_relay(body: bytes, known: Mapping[bytes, Entry] | None) -> Relay:
     if not body or len(body) > RELAYED_ENTRIES_MAX * ENTRY_BYTES_MAX:
         raise WireError(f"relay of {len(body)} bytes")
     entries, at = [], 0
     while at < len(body):
-        entry, at = take_entry(body, at)
+        entry, at = take_known(body, at, known)
         entries.append(entry)
     if len(entries) > RELAYED_ENTRIES_MAX:
         raise WireError(f"relay of {len(entries)} entries, at most {RELAYED_ENTRIES_MAX} allowed")

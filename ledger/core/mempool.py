@@ -13,7 +13,7 @@ from ledger.core.entries import verify_entry
 from ledger.core.state import Reason, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ledger.core.encoding import NetworkId
     from ledger.core.entries import Entry
@@ -37,7 +37,7 @@ class Dropped:
 class Mempool:
     """The waiting entries of one witness, their signatures checked."""
 
-    __slots__ = ("_entries_max", "_ids", "_keys", "_lanes", "_network_id")
+    __slots__ = ("_entries_max", "_ids", "_keys", "_lanes", "_network_id", "_wires")
 
     def __init__(self, network_id: NetworkId, entries_max: int = ENTRIES_MAX) -> None:
         self._network_id = network_id
@@ -45,12 +45,18 @@ class Mempool:
         self._ids: dict[bytes, Entry] = {}
         self._keys: dict[bytes, AccountId] = {}  # under which key an entry's signature was checked
         self._lanes: dict[bytes, dict[int, bytes]] = {}
+        self._wires: dict[bytes, Entry] = {}
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __contains__(self, entry_id: bytes) -> bool:
         return entry_id in self._ids
+
+    @property
+    def wires(self) -> Mapping[bytes, Entry]:
+        """Every waiting entry by its bytes: most that comes in is here already."""
+        return self._wires
 
     def offer(self, entry: Entry, state: LedgerState, at: Moment) -> tuple[bytes, Refusal | None]:
         """Take `entry` in, or say why not; its id either way. An entry that waits already is taken as it is."""
@@ -59,7 +65,7 @@ class Mempool:
             return entry_id, None
         refusal = self._refuse(entry, state, at)
         if refusal is None:
-            self._ids[entry_id] = entry
+            self._ids[entry_id] = self._wires[entry.encoded] = entry
             self._keys[entry_id] = state.signer(entry)
             self._lanes.setdefault(entry.lane, {})[entry.seq] = entry_id
         return entry_id, refusal
@@ -67,7 +73,8 @@ class Mempool:
     def vouches(self, entry: Entry, key: AccountId) -> bool:
         """Whether this very entry, signature included, waits here, and was found to be signed by `key`."""
         entry_id = self._lanes.get(entry.lane, {}).get(entry.seq, b"")
-        return self._keys.get(entry_id) == key and self._ids.get(entry_id) == entry
+        waiting = self._ids.get(entry_id)
+        return (waiting is entry or waiting == entry) and self._keys.get(entry_id) == key
 
     def of(self, account: AccountId, count_max: int) -> tuple[Entry, ...]:
         """What waits of one account, in order of sequence, at most `count_max` entries."""
@@ -119,6 +126,7 @@ class Mempool:
 
     def _remove(self, entry_id: bytes) -> None:
         entry = self._ids.pop(entry_id)
+        del self._wires[entry.encoded]
         del self._keys[entry_id]
         waiting = self._lanes[entry.lane]
         del waiting[entry.seq]

@@ -137,7 +137,7 @@ class Simplex:
 
     def _receive(self, peer: AccountId, data: bytes) -> None:
         try:
-            message: Message = decode_message(data)
+            message: Message = decode_message(data, self.pool.wires)
         except WireError:
             return
         self._silent.discard(peer)

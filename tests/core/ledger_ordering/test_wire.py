@@ -60,6 +60,26 @@ MESSAGES: list[Message] = [
 ]
 
 
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_entries_that_are_known_are_not_made_anew(message: Message) -> None:
+    waiting = entry(FOUR)
+    proposed = next(item.proposal for item in final_machine().persisted if item.proposal is not None)
+    known = {each.encoded: each for each in (waiting, *proposed.entries)}
+    found = decode_message(encode_message(message), known)
+    assert found == message
+    entries = getattr(found, "entries", ())
+    assert [each for each in entries if each.encoded in known and each is not known[each.encoded]] == []
+
+
+def test_an_entry_with_another_signature_is_not_the_known_one() -> None:
+    waiting = entry(FOUR)
+    forged = waiting.encoded[:-1] + bytes((waiting.encoded[-1] ^ 1,))
+    found = decode_message(b"\x05" + forged + waiting.encoded, {waiting.encoded: waiting})
+    assert isinstance(found, Relay)
+    assert [each is waiting for each in found.entries] == [False, True]
+    assert found.entries[0].encoded == forged
+
+
 def test_the_examples_of_the_specification() -> None:
     assert encode_message(Ask(7, 5)).hex() == "04" + "0" * 15 + "7" + "0" * 15 + "5" + "0" * 64
     assert encode_message(Recall(0, 5)).hex() == "07" + "0" * 8 + "0" * 15 + "5"
