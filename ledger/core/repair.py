@@ -11,7 +11,7 @@ from ledger.core.events import PersistVote
 from ledger.core.lineage import certificates_from, first_unproven, missing_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ledger.core.ballots import Ballots
     from ledger.core.chain import Tip
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from ledger.core.own_votes import OwnVotes
     from ledger.core.proposals import Proposals
 
-__all__ = ["ANSWER_GAP_S", "Patience", "first_relays", "recalled", "repeats", "supplies"]
+__all__ = ["ANSWER_GAP_S", "RELAY_GAP_S", "FirstRelays", "Patience", "recalled", "repeats", "supplies"]
 
 ANSWER_GAP_S: Final = 0.05
 """At most one ask of a peer, and one recall, is answered in this time."""
 FINAL_VOTES_REPEATED_MAX: Final = 8
+RELAY_GAP_S: Final = 0.02
+"""Between one relay of clients' entries and the next: what comes meanwhile goes together."""
 
 
 class Patience:
@@ -63,18 +65,45 @@ def repeats(
         yield Relay(waiting)
 
 
-def first_relays(fresh: Sequence[Entry], actions: Iterable[Action]) -> Iterator[Relay]:
-    """Entries that clients handed to this witness alone, perhaps, for the others, who lead the next slots.
+class FirstRelays:
+    """Entries that clients handed to this witness alone, perhaps, on their way to the others, who lead the next slots.
 
-    Those that its own proposal among `actions` takes along need no relay.
+    The first leaves at once, those of the next RELAY_GAP_S together. What everybody has been sent meanwhile, in a
+    block or by another witness, needs no relay: should that one have lied, `repeats` make up for it.
     """
-    if not fresh:
-        return
-    voted = (action.proposal for action in actions if isinstance(action, PersistVote))
-    taken = {id(entry) for proposal in voted if proposal is not None for entry in proposal.entries}
-    left = [entry for entry in fresh if id(entry) not in taken]
-    for start in range(0, len(left), RELAYED_ENTRIES_MAX):
-        yield Relay(tuple(left[start : start + RELAYED_ENTRIES_MAX]))
+
+    __slots__ = ("_due_s", "_fresh")
+
+    def __init__(self) -> None:
+        self._fresh: dict[bytes, Entry] = {}
+        self._due_s = 0.0
+
+    def take(self, entry: Entry) -> None:
+        """An entry that waits here from now on, and came from a client."""
+        self._fresh[entry.encoded] = entry
+
+    def drop(self, entries: Iterable[Entry]) -> None:
+        """Everybody was sent these."""
+        if self._fresh:
+            for entry in entries:
+                self._fresh.pop(entry.encoded, None)
+
+    def due(self, now_s: float, actions: Iterable[Action], waiting: Mapping[bytes, Entry]) -> Iterator[Relay]:
+        """What to relay now: of those that still wait, what no block that is voted for by `actions` takes along."""
+        for action in actions if self._fresh else ():
+            if isinstance(action, PersistVote) and action.proposal is not None:
+                self.drop(action.proposal.entries)
+        if not self._fresh or now_s < self._due_s:
+            return
+        left = [entry for data, entry in self._fresh.items() if data in waiting]
+        self._fresh, self._due_s = {}, now_s + RELAY_GAP_S
+        for start in range(0, len(left), RELAYED_ENTRIES_MAX):
+            yield Relay(tuple(left[start : start + RELAYED_ENTRIES_MAX]))
+
+    @property
+    def wakes_at_s(self) -> float | None:
+        """When to relay next; None while nothing is to be."""
+        return self._due_s if self._fresh else None
 
 
 def supplies(

@@ -45,7 +45,7 @@ from ledger.core.lineage import agreed_parent, stands_on_agreed
 from ledger.core.mempool import Mempool
 from ledger.core.own_votes import OwnVotes
 from ledger.core.register import Register
-from ledger.core.repair import Patience, first_relays, recalled, repeats, supplies
+from ledger.core.repair import FirstRelays, Patience, recalled, repeats, supplies
 from ledger.core.timers import Timers, grown, is_timely
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
@@ -93,7 +93,7 @@ class Simplex:
         self.proposals = self._register.proposals
         self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
-        self._timers, self._patience = Timers(), Patience()
+        self._timers, self._patience, self._fresh = Timers(), Patience(), FirstRelays()
         self._may_build, self._asked = True, not asks
         self._register.restore(saved)
 
@@ -115,20 +115,19 @@ class Simplex:
     def feed(self, *events: Event, now: Now) -> list[Action]:
         """What to do now that `events` happened. Entries submitted together share a block."""
         self._now, self._actions, self._moment = now, [], None
-        fresh: list[Entry] = []
         for event in events:
             match event:
                 case Received(peer, message):
                     self._receive(peer, message)
                 case Submitted(entry):
                     if self._submit(entry):
-                        fresh.append(entry)
+                        self._fresh.take(entry)
                 case CaughtUp(blocks):
                     self._catch_up(blocks)
                 case Tick():
                     self._tick()
         self._conclude()
-        for relay in first_relays(fresh, self._actions):
+        for relay in self._fresh.due(now.s, self._actions, self.pool.wires):
             self._broadcast(relay)
         self._arm()
         return self._actions
@@ -155,6 +154,7 @@ class Simplex:
             case Ask() | Recall():
                 self._answer(peer, message)
             case Relay(entries):
+                self._fresh.drop(entries)
                 for entry in entries:
                     self._submit(entry)
             case Recalled():
@@ -375,9 +375,9 @@ class Simplex:
             slots_open=slots_open,
             is_leader_silent=self.committee.leader(self.slot) in self._silent,
         )
-        times = [at_s for at_s in (wake_at_s, self._own.wakes_at_s(self._now.s)) if at_s is not None]
-        if times:
-            self._act(WakeAt(min(times)))
+        times = (wake_at_s, self._own.wakes_at_s(self._now.s), self._fresh.wakes_at_s)
+        if wakes := [at_s for at_s in times if at_s is not None]:
+            self._act(WakeAt(min(wakes)))
 
     @property
     def is_waiting(self) -> bool:
