@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ledger.core.state import LedgerState
 
 __all__ = [
+    "DELEGATIONS_PER_SPONSOR_MAX",
+    "EPOCH_MAX",
     "PARAM_HEIGHTS_MAX",
     "REKEY_PAUSE_MS",
     "approvals_hold",
@@ -38,6 +40,10 @@ REKEY_PAUSE_MS: Final = 3_600_000
 """Between two REKEYs by a recovery key, in block time: they need no fee, so they must not come often."""
 PARAM_HEIGHTS_MAX: Final = 1_000_000
 """How many blocks ahead parameters may be decreed."""
+DELEGATIONS_PER_SPONSOR_MAX: Final = 1_024
+"""Beneficiaries of one sponsor: each is a line that every node keeps until all of it is taken back."""
+EPOCH_MAX: Final = (1 << 32) - 1
+"""What headers and votes can number."""
 
 
 def approvals_hold(
@@ -67,6 +73,11 @@ def plan_limit(
         line = state.account(sponsor)
         if delta > line.limit:
             return Refusal(Reason.LIMIT_NEGATIVE, f"{delta} to delegate of a limit of {line.limit}")
+        if not delegated and state.holdings.delegations_of(sponsor) >= DELEGATIONS_PER_SPONSOR_MAX:
+            return Refusal(
+                Reason.TOO_MANY_DELEGATIONS,
+                f"{DELEGATIONS_PER_SPONSOR_MAX} accounts have a part of this line already",
+            )
     else:
         line = state.account(beneficiary)
         if -delta > delegated:
@@ -130,6 +141,8 @@ def plan_rotate(
     if refusal is not None:
         return refusal
     old = state.holdings.charter
+    if old.committee.epoch >= EPOCH_MAX:
+        return Refusal(Reason.LAST_EPOCH, f"epoch {old.committee.epoch} is the last that can be numbered")
     committee = Committee(state.genesis.network_id, old.committee.epoch + 1, action.witnesses)
     charter = replace(old, decrees=action.decree, committee=committee)
     return Plan(-entry.fee, change=Change(charter=charter))

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from ledger.core.books import Books
     from ledger.core.keys import AccountId
 
-__all__ = ["limited", "parametrised", "rekeyed", "rotated"]
+__all__ = ["BENEFICIARIES_MAX", "limited", "parametrised", "rekeyed", "rotated"]
 
 _LIMITS_SUM_MAX: Final = 1 << 62
 _RECOVERY_PAUSE_MS: Final = 3_600_000
+BENEFICIARIES_MAX: Final = 1_024
 _FROM_HEIGHT_SPAN: Final = 1_000_000
 
 
@@ -43,14 +44,16 @@ def _delegated(books: Books, sponsor: AccountId, beneficiary: AccountId, delta: 
         raise BrokenRuleError(AuditRule.DELEGATION, f"{-delta} taken back, {lent - delta} were delegated")
     if own < 0:
         raise BrokenRuleError(AuditRule.BALANCE, f"{delta} delegated of a line of {own + delta}")
+    if pair not in books.delegations and len(books.sponsored.get(sponsor, ())) >= BENEFICIARIES_MAX:
+        raise BrokenRuleError(AuditRule.DELEGATION, f"to more than {BENEFICIARIES_MAX} accounts")
     if other < 0 or (delta < 0 and books.purses.get(beneficiary, 0) < -other):
         raise BrokenRuleError(AuditRule.LIMIT, f"{-delta} taken back, of which the beneficiary uses a part")
 
     def then() -> None:
         if lent:
-            books.delegations[pair] = lent
+            books.delegate(pair, lent)
         else:
-            del books.delegations[pair]
+            books.end_delegation(pair)
 
     return Deed(limits={sponsor: own, beneficiary: other}, then=then)
 
@@ -78,6 +81,8 @@ def rotated(books: Books, action: Rotate) -> Deed:
     """A ROTATE: other witnesses, and with them another epoch, from the next block on."""
     payload = b"".join((bytes((len(action.witnesses),)), *action.witnesses))
     _check_decree(books, action.TYPE, action.decree, payload, action.approvals)
+    if books.epoch + 1 >= 1 << 32:
+        raise BrokenRuleError(AuditRule.EPOCH, f"a ROTATE in epoch {books.epoch}, the last that has a number")
 
     def then() -> None:
         books.epoch += 1

@@ -95,7 +95,7 @@ def read_snapshot(books: Books, data: bytes) -> None:
         books.keys[who] = KeyLine(key, recovery, rekeys, reader.take(32), reader.uint(8))
     for _ in range(reader.uint(8)):
         pair = (AccountId(reader.take(32)), AccountId(reader.take(32)))
-        books.delegations[pair] = reader.uint(8)
+        books.delegate(pair, reader.uint(8))
     for _ in range(reader.uint(8)):
         lock_id = reader.take(32)
         lock = books.locks[lock_id] = _take_lock(reader)

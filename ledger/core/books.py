@@ -60,6 +60,8 @@ class Books:
         self.keys: dict[AccountId, KeyLine] = {}
         self.locks: dict[bytes, OpenLock] = {}
         self.delegations: dict[tuple[AccountId, AccountId], int] = {}
+        self.sponsored: dict[AccountId, set[AccountId]] = {}
+        """The beneficiaries of each sponsor: the same pairs once more."""
         self.limits_sum = sum(limit for _, limit in genesis.limits)
         self.decrees = 0
         self.epoch, self.witnesses = 0, genesis.witnesses
@@ -240,6 +242,16 @@ class Books:
         if amount:
             self.purses[source] = self.purses.get(source, 0) - amount
             self.purses[target] = self.purses.get(target, 0) + amount
+
+    def delegate(self, pair: tuple[AccountId, AccountId], amount: int) -> None:
+        """So much is what the first of the pair lends the second from now on."""
+        self.delegations[pair] = amount
+        self.sponsored.setdefault(pair[0], set()).add(pair[1])
+
+    def end_delegation(self, pair: tuple[AccountId, AccountId]) -> None:
+        """Nothing is lent any more."""
+        del self.delegations[pair]
+        self.sponsored[pair[0]].discard(pair[1])
 
     # Sums.
 

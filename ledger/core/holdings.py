@@ -166,6 +166,8 @@ class Layer:
     keys: dict[AccountId, KeyLine] = field(default_factory=dict)
     delegations: dict[tuple[AccountId, AccountId], int] = field(default_factory=dict)
     """By sponsor and beneficiary; 0 above the lowest layer covers what stands below."""
+    sponsors: dict[AccountId, int] = field(default_factory=dict)
+    """How many accounts a sponsor delegates to; 0 above the lowest layer covers what stands below."""
     locks: dict[bytes, LockState] = field(default_factory=dict)
     payers: dict[AccountId, int] = field(default_factory=dict)
     """How many open locks an account pays for; 0 above the lowest layer covers what stands below."""
@@ -205,11 +207,7 @@ class Holdings:
 
     def lock(self, lock_id: bytes) -> LockState | None:
         """The lock, open or among the last CLOSED_LOCKS_KEPT closed ones; None otherwise."""
-        for layer in reversed(self.layers):
-            found = layer.locks.get(lock_id)
-            if found is not None:
-                return found
-        return None
+        return next((layer.locks[lock_id] for layer in reversed(self.layers) if lock_id in layer.locks), None)
 
     @property
     def has_keys(self) -> bool:
@@ -226,19 +224,15 @@ class Holdings:
 
     def delegated(self, sponsor: AccountId, beneficiary: AccountId) -> int:
         """How much of its credit line `sponsor` has delegated to `beneficiary`."""
-        for layer in reversed(self.layers):
-            found = layer.delegations.get((sponsor, beneficiary))
-            if found is not None:
-                return found
-        return 0
+        return _count((layer.delegations for layer in reversed(self.layers)), (sponsor, beneficiary))
+
+    def delegations_of(self, sponsor: AccountId) -> int:
+        """To how many accounts `sponsor` delegates."""
+        return _count((layer.sponsors for layer in reversed(self.layers)), sponsor)
 
     def locks_of(self, payer: AccountId) -> int:
         """How many open locks `payer` pays for."""
-        for layer in reversed(self.layers):
-            found = layer.payers.get(payer)
-            if found is not None:
-                return found
-        return 0
+        return _count((layer.payers for layer in reversed(self.layers)), payer)
 
     def limit_sum(self) -> int:
         """Σ limits."""
@@ -294,6 +288,9 @@ class Holdings:
         """What `sponsor` has delegated to `beneficiary` from now on."""
         if not 0 <= amount <= LIMIT_SUM_MAX:
             raise InvariantError(f"{sponsor.hex()} would have delegated {amount} to {beneficiary.hex()}")
+        step = (amount > 0) - (self.delegated(sponsor, beneficiary) > 0)
+        if step:
+            self._keep(self.top.sponsors, sponsor, self.delegations_of(sponsor) + step)
         self._keep(self.top.delegations, (sponsor, beneficiary), amount)
 
     def put_charter(self, charter: Charter) -> None:
@@ -343,23 +340,24 @@ class Holdings:
 
     def recount(self) -> None:
         """Count everything again and compare with the running sums and the limits: O(accounts + locks)."""
-        balance = locked = limits = 0
+        balance = limits = 0
         for account_id, account in self.accounts():
             balance += account.balance
             limits += account.limit
             if account.limit < 0 or account.balance < -account.limit:
                 raise InvariantError(f"account {account_id.hex()} is below its limit")
-        payers: Counter[AccountId] = Counter()
-        for lock in self.open_locks():
-            locked += lock.amount
-            payers[lock.payer] += 1
+        locks = self.open_locks()
+        locked = sum(lock.amount for lock in locks)
         top = self.top
         if (balance, locked, limits) != (top.balance, top.locked, top.limits):
             kept = f"{top.balance}, {top.locked} and {top.limits}"
             raise InvariantError(f"counted {balance}, {locked} and {limits}, kept {kept}")
-        merged = _merged([layer.payers for layer in self.layers])
-        if payers != {payer: count for payer, count in merged.items() if count}:
+        payers = _merged([layer.payers for layer in self.layers])
+        if Counter(lock.payer for lock in locks) != Counter(payers):
             raise InvariantError("the open locks are not those that were counted for their payers")
+        sponsors = _merged([layer.sponsors for layer in self.layers])
+        if Counter(sponsor for sponsor, _, _ in self.delegations()) != Counter(sponsors):
+            raise InvariantError("the delegations are not those that were counted for their sponsors")
         if limits > LIMIT_SUM_MAX:
             raise InvariantError(f"the limits sum to {limits}")
         self.check_sums()
@@ -387,13 +385,16 @@ class Holdings:
         top.forgotten.extend(layer.forgotten)
         for pair, amount in layer.delegations.items():
             self._keep(top.delegations, pair, amount)
+        for sponsor, count in layer.sponsors.items():
+            self._keep(top.sponsors, sponsor, count)
         for payer, count in layer.payers.items():
             self._keep(top.payers, payer, count)
         top.charter, top.limits = layer.charter, layer.limits
         top.balance, top.locked = layer.balance, layer.locked
         # The layer stays below branches of the branch, empty: they now see its changes one layer down.
         layer.adopted = True
-        for table in (layer.accounts, layer.keys, layer.delegations, layer.locks, layer.payers):
+        tables = (layer.accounts, layer.keys, layer.delegations, layer.sponsors, layer.locks, layer.payers)
+        for table in tables:
             table.clear()
         layer.closed.clear()
         layer.forgotten.clear()
@@ -425,6 +426,11 @@ class Holdings:
                 if top.accounts.get(account_id) == _NOBODY:
                     del top.accounts[account_id]
             top.forgotten.clear()
+
+
+def _count(tables: Iterable[dict[_Key, int]], key: _Key) -> int:
+    """What the first of `tables` that knows `key` says of it; 0 if none does."""
+    return next((table[key] for table in tables if key in table), 0)
 
 
 def _merged(tables: Iterable[dict[_Key, _Value]]) -> dict[_Key, _Value]:

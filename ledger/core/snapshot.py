@@ -96,6 +96,7 @@ def decode_snapshot(genesis: Genesis, data: bytes) -> Layer:
         accounts,
         keys,
         delegations,
+        dict(Counter(sponsor for sponsor, _ in delegations)),
         locks,
         dict(Counter(lock.payer for lock in locks.values())),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -12,12 +12,13 @@ from ledger.core.actions import Claim, Dispute, Expire, Limit, Release, Transfer
 from ledger.core.approvals import NO_APPROVALS, Approvals
 from ledger.core.audit import AuditReport, Base, Violation, audit
 from ledger.core.block import STATE_ROOT_INTERVAL
-from ledger.core.book_charter import _FROM_HEIGHT_SPAN, _LIMITS_SUM_MAX
+from ledger.core.book_charter import _FROM_HEIGHT_SPAN, _LIMITS_SUM_MAX, BENEFICIARIES_MAX
 from ledger.core.book_locks import _LOCK_SPAN_MS, LOCKS_PER_PAYER_MAX
 from ledger.core.book_snapshot import snapshot, state_root
 from ledger.core.books import Books
 from ledger.core.encoding import Kind
 from ledger.core.entries import Entry
+from ledger.core.keys import SigningKey
 from ledger.core.merkle import Peaks
 from ledger.core.params import Params
 from ledger.core.violations import AuditRule, BrokenRuleError
@@ -40,9 +41,6 @@ from tests.core.ledger.audit_forge import (
     AuditForge,
     genesis,
 )
-
-if TYPE_CHECKING:
-    from ledger.core.keys import SigningKey
 
 DAY_MS = 24 * HOUR_MS
 
@@ -334,6 +332,33 @@ def test_too_many_locks_of_one_payer() -> None:
     forge.block([forge.sign(ALICE, forge.lock(BOB, 1))])
     assert broken(forge).rule is AuditRule.LOCK
     forge.blocks.pop()
+
+
+def test_too_many_beneficiaries_of_one_sponsor() -> None:
+    forge = AuditForge()
+    named = [
+        SigningKey(b"many" + number.to_bytes(28, "big")).account for number in range(BENEFICIARIES_MAX + 1)
+    ]
+    for start in range(0, BENEFICIARIES_MAX, 512):
+        actions = enumerate(named[start : start + 512], start + 1)
+        forge.block([forge.sign(ALICE, Limit(who, 1), seq=seq) for seq, who in actions])
+    assert report(forge).ok
+    forge.block([forge.sign(ALICE, Limit(named[0], 1))])  # more to one who has some already
+    assert report(forge).ok
+    forge.block([forge.sign(ALICE, Limit(named[-1], 1))])
+    assert broken(forge).rule is AuditRule.DELEGATION
+    forge.blocks.pop()
+
+
+def test_a_rotate_in_the_last_epoch() -> None:
+    books = Books(genesis())
+    books.epoch = 2**32 - 1
+    books.witnesses = (BOB.account,)
+    books.open_page(1, books.genesis.created_ms, books.epoch, 1)
+    forge = AuditForge()
+    with pytest.raises(BrokenRuleError) as caught:
+        books.entry(forge.sign(BOB, forge.rotate(SECOND)))
+    assert caught.value.rule is AuditRule.EPOCH
 
 
 def test_without_governors_nothing_can_be_decreed() -> None:

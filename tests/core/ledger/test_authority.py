@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ledger.core import authority
 from ledger.core.amounts import LIMIT_SUM_MAX
 from ledger.core.entries import (
     NO_APPROVALS,
@@ -51,6 +52,28 @@ def test_a_sponsor_delegates_and_takes_back(ledger: Ledger) -> None:
     ledger.do(ledger.sign(ALICE, Limit(CAROL.account, -200)))
     assert ledger.state.holdings.delegations() == []
     assert ledger.state.totals().limits == 2 * LIMIT
+
+
+def test_a_sponsor_has_so_many_beneficiaries(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authority, "DELEGATIONS_PER_SPONSOR_MAX", 2)
+    ledger.do(ledger.sign(ALICE, Limit(BOB.account, 5)))
+    ledger.do(ledger.sign(ALICE, Limit(CAROL.account, 5)))
+    ledger.refused(ledger.sign(ALICE, Limit(DAVE.account, 5), seq=3), Reason.TOO_MANY_DELEGATIONS)
+    ledger.do(ledger.sign(ALICE, Limit(CAROL.account, 1)))  # more to one who has some already
+    ledger.do(ledger.sign(ALICE, Limit(CAROL.account, -5)))
+    ledger.refused(ledger.sign(ALICE, Limit(DAVE.account, 5), seq=5), Reason.TOO_MANY_DELEGATIONS)
+    branch = ledger.state.branch()
+    assert branch.holdings.delegations_of(ALICE.account) == 2
+    ledger.do(ledger.sign(ALICE, Limit(CAROL.account, -1)))  # all of it is back
+    ledger.do(ledger.sign(ALICE, Limit(DAVE.account, 5)))
+    assert ledger.state.holdings.delegations_of(ALICE.account) == 2
+    ledger.state.assert_invariants()
+
+
+def test_the_last_epoch_has_no_successor(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert authority.EPOCH_MAX == 2**32 - 1
+    monkeypatch.setattr(authority, "EPOCH_MAX", 0)
+    ledger.refused(ledger.sign(ALICE, ledger.rotate(WITNESSES[:1])), Reason.LAST_EPOCH)
 
 
 def test_nobody_delegates_what_it_has_not(ledger: Ledger) -> None:

@@ -183,6 +183,8 @@ export class Books {
     const lent = this.delegations.get(pair) ?? 0n;
     if (delta > 0n) {
       must(delta <= own.limit, "balance", "limit_negative");
+      const sponsored = () => [...this.delegations.keys()].filter((name) => name.startsWith(hex(entry.account)));
+      must(lent || sponsored().length < 1024, "delegation", "too_many_delegations");
     } else {
       must(-delta <= lent, "delegation", "not_delegated");
       must(other.limit + delta >= 0n && other.balance >= -(other.limit + delta), "limit", "limit_in_use");
@@ -204,6 +206,7 @@ export class Books {
   }
   ROTATE(entry, _, must) {
     this.decree(entry, must);
+    must(this.committee.epoch < 2 ** 32 - 1, "epoch", "last_epoch");
     const next = committeeOf(this.genesis.networkId, this.committee.epoch + 1, entry.witnesses);
     return { effect: () => { this.committee = next; } };
   }
