@@ -49,7 +49,6 @@ MEMORY_MB_TARGET: Final = 400
 AUDIT_TARGET: Final = 1.8
 ACCOUNTS: Final = 1_000
 ROUNDS: Final = 15
-STORAGE_ENTRIES: Final = 100_000
 STEP_ROUNDS: Final = 15
 _TRANSFER: Final = struct.Struct(">B32sQQQ32sQ32s64s")
 

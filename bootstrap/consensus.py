@@ -1,4 +1,4 @@
-"""How witnesses' messages travel: one outbound channel per other witness, between witnesses only (SPEC.md §9).
+"""How witnesses' messages travel: one outbound channel per other witness, between witnesses only (SPEC.md §8.3).
 
 The ordering protocol repeats what matters, so a message may be lost, late or out of order, but never forged: a
 channel's peer is known by its key. Each queue is bounded and drops its oldest message first; a witness that was

@@ -1,4 +1,4 @@
-"""The audit's books as a snapshot, and back: SPEC.md §4.3 read a second time."""
+"""The audit's books as a snapshot, and back: SPEC.md §4.6 read a second time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proof, for anybody who knows the committee, that a witness lied (SPEC.md §6.6).
+"""Proof, for anybody who knows the committee, that a witness lied (SPEC.md §7.4).
 
 A record proves what it proves by itself: two signed statements that no honest witness makes together, or two
 final blocks that no honest committee makes final together. It is verified before it is kept or passed on.
@@ -209,8 +209,12 @@ class Fork:
 
         The higher block stands above that slot without descending from the lower one, so a quorum skipped the slot, or
         notarised another block in it; with at most f liars among these signers, the others were too few for that.
+        Nobody, if both are of one slot: then `culprits` names them.
         """
-        lower = min(self.first.certificate, self.second.certificate, key=lambda found: found.slot)
+        first, second = self.first.certificate, self.second.certificate
+        if first.slot == second.slot:
+            return ()
+        lower = min(first, second, key=lambda found: found.slot)
         return tuple(witness for i, witness in enumerate(committee.witnesses) if lower.signers >> i & 1)
 
     def encode(self) -> bytes:

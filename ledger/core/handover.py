@@ -1,4 +1,4 @@
-"""How the chain of committees is followed without the ledger: one proof for each epoch's last block (SPEC.md §7.1)."""
+"""How the chain of committees is followed without the ledger: one proof for each epoch's last block (SPEC.md §7.3)."""
 
 from __future__ import annotations
 

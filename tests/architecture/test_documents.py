@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 ROOMS = ("p2p", "ledger", "executor", "bootstrap", "millrace")
-SECTION = re.compile(r"SPEC\.md §(\d+)")
+SECTION = re.compile(r"SPEC\.md §(\d+(?:\.\d+)?)")
+RULE = re.compile(r"\b(R\d{1,2}\.\d{1,2})\b")
 
 
 def named_files(text: str) -> set[str]:
@@ -61,10 +62,18 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert (document.parent / target.partition("#")[0]).exists(), f"{document.name} links to {target}"
 
 
-def test_cited_sections_exist() -> None:
-    sections = set(re.findall(r"^## (\d+)\. ", (ROOT / "SPEC.md").read_text(), re.MULTILINE))
-    assert len(sections) == 18
+def test_cited_sections_and_rules_exist() -> None:
+    text = (ROOT / "SPEC.md").read_text()
+    sections = set(re.findall(r"^##+ (\d+(?:\.\d+)?)\.? ", text, re.MULTILINE))
+    rules = re.findall(r"^- \*\*(R\d+\.\d+)\b", text, re.MULTILINE)
+    assert len([section for section in sections if "." not in section]) == 18
+    assert len(rules) == len(set(rules))
+    parts = sorted(sections, key=lambda section: [int(number) for number in section.split(".")])
+    assert re.findall(r"^##+ (\d+(?:\.\d+)?)\.? ", text, re.MULTILINE) == parts, "in order"
+    assert set(RULE.findall(text)) <= set(rules)
+    assert set(re.findall(r"§(\d+(?:\.\d+)?)", text)) <= sections
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):
-            cited = set(SECTION.findall(path.read_text()))
-            assert cited <= sections, f"{path.relative_to(ROOT)} cites {cited - sections}"
+            source, where = path.read_text(), path.relative_to(ROOT)
+            assert set(SECTION.findall(source)) <= sections, f"{where} cites {SECTION.findall(source)}"
+            assert set(RULE.findall(source)) <= set(rules), f"{where} cites {RULE.findall(source)}"

@@ -157,6 +157,7 @@ def test_a_fork_in_one_slot_names_whoever_signed_both() -> None:
     found = fork(head(), head(time_ms=2_000_001, signers=(1, 2, 3)))
     assert found.verify(COMMITTEE)
     assert found.culprits(COMMITTEE) == tuple(w.account for w in WITNESSES[1:3])
+    assert found.suspects(COMMITTEE) == (), "they are named; no honest signer of one of the two is suspected"
 
 
 def test_a_fork_of_two_slots_accuses_no_honest_witness() -> None:
