@@ -123,7 +123,7 @@ class Places:
         """The entries from `first_leaf` on, the index's end, have these ids."""
         if not ids:
             return
-        prefixes = b"".join([self._prefix(entry_id) for entry_id in ids])
+        prefixes = b"".join(map(self._prefix, ids))
         made = checksum(b"fresh", _key(first_leaf), prefixes)
         connection.execute("INSERT INTO fresh VALUES (?, ?, ?)", (first_leaf, prefixes, made))
         self._staged += prefixes

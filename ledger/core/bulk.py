@@ -20,7 +20,7 @@ from ledger.core.encoding import Kind, NetworkId, WireError, signing_bytes
 from ledger.core.entries import Entry, take_entry
 from ledger.core.genesis import TIME_MS_MAX
 from ledger.core.holdings import Account
-from ledger.core.keys import SIGNATURE_BYTES, SUSPECT_LAST_BYTES, AccountId, verify_signed
+from ledger.core.keys import SIGNATURE_BYTES, SUSPECT_LAST_BYTES, AccountId, count_verified
 from ledger.core.outcomes import VALID_SPAN_MS_MAX
 
 if TYPE_CHECKING:
@@ -107,13 +107,12 @@ def count_signed(entries: Sequence[Entry], keys: Sequence[AccountId], network_id
     hashed while they are at hand.
     """
     prefix = signing_bytes(Kind.ENTRY, network_id, b"")
-    for place, entry in enumerate(entries):
-        message = prefix + entry.encoded[:-SIGNATURE_BYTES]
-        if not verify_signed(keys[place], entry.signature + message):
-            return place
+    messages = [prefix + entry.encoded[:-SIGNATURE_BYTES] for entry in entries]
+    for entry, message in zip(entries, messages, strict=True):
         if entry.named is None:
             _name_entry(entry, (network_id, sha256(message).digest()))
-    return len(entries)
+    signed = [entry.signature + message for entry, message in zip(entries, messages, strict=True)]
+    return count_verified(keys, signed)
 
 
 def apply_transfers(
@@ -149,7 +148,9 @@ def apply_transfers(
             return place
         had, payee_limit, payee_seq, last_id, active_ms = known(to) or below(to)
         has = had + amount
-        table[sender] = _new_tuple(Account, (left, limit, seq, entry.entry_id(network_id), time_ms))
+        named = entry.named
+        entry_id = entry.entry_id(network_id) if named is None or named[0] != network_id else named[1]
+        table[sender] = _new_tuple(Account, (left, limit, seq, entry_id, time_ms))
         table[to] = _new_tuple(Account, (has, payee_limit, payee_seq, last_id, active_ms))
         top.balance += left - balance + has - had
         if fee:

@@ -6,13 +6,16 @@ an attacker split honest nodes. `verify` therefore refuses those encodings first
 
 from __future__ import annotations
 
-from typing import Final, NewType
+from typing import TYPE_CHECKING, Final, NewType
 
 import base58
 import nacl.bindings
 from nacl._sodium import ffi, lib
 
 from ledger.core.encoding import Kind, NetworkId, WireError, signing_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "ACCOUNT_BYTES",
@@ -22,6 +25,7 @@ __all__ = [
     "AccountId",
     "SigningKey",
     "account_from_peer_id",
+    "count_verified",
     "is_strict_point",
     "peer_id",
     "verify",
@@ -106,17 +110,41 @@ def verify_bytes(public_key: bytes, signature: bytes, message: bytes) -> bool:
 
 def verify_signed(public_key: bytes, signed: bytes) -> bool:
     """The same over `signed`, a signature and the message behind it in one piece, as libsodium wants them."""
-    if len(public_key) != ACCOUNT_BYTES or len(signed) < SIGNATURE_BYTES:
-        return False
-    # Almost every key and signature is past the strict rule with its last byte: no call, no copy.
-    if public_key[31] in SUSPECT_LAST_BYTES and not is_strict_point(public_key):
-        return False
-    if signed[31] in SUSPECT_LAST_BYTES and not is_strict_point(signed[:32]):
+    if not _is_strict(public_key, signed):
         return False
     # libsodium's own function, with the lock of the interpreter released: PyNaCl's wrapper copies the message out
     # again, which nobody reads. NULL says that it need not.
     result: int = _crypto_sign_open(_NULL, _NULL, signed, len(signed), public_key)
     return result == 0
+
+
+def count_verified(public_keys: Sequence[bytes], signed: Sequence[bytes]) -> int:
+    """How many, from the first on, `verify_signed` would find good: all, or those before the first that is not.
+
+    Each is verified for itself. libsodium's turn comes when all else is done, and nothing but the call stands in its
+    loop: whatever runs in between has lost its place in the processor's caches after each 50 µs of arithmetic.
+    """
+    count = 0
+    for public_key, data in zip(public_keys, signed, strict=True):
+        if not _is_strict(public_key, data):
+            break
+        count += 1
+    check, null = _crypto_sign_open, _NULL
+    for place in range(count):
+        data = signed[place]
+        if check(null, null, data, len(data), public_keys[place]):
+            return place
+    return count
+
+
+def _is_strict(public_key: bytes, signed: bytes) -> bool:
+    """Whether libsodium may be asked: lengths and both points are what SPEC.md §2 allows."""
+    if len(public_key) != ACCOUNT_BYTES or len(signed) < SIGNATURE_BYTES:
+        return False
+    # Almost every key and signature is past the strict rule with its last byte: no call, no copy.
+    if public_key[31] in SUSPECT_LAST_BYTES and not is_strict_point(public_key):
+        return False
+    return signed[31] not in SUSPECT_LAST_BYTES or is_strict_point(signed[:32])
 
 
 def is_strict_point(encoded: bytes) -> bool:
