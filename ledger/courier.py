@@ -15,6 +15,8 @@ from ledger.core.entries import Entry, verify_entry
 from ledger.core.keys import AccountId, peer_id
 from ledger.core.requests import ServiceError, Submit, decode_answer, encode_request, field
 from ledger.core.state import Reason, Refusal
+from ledger.fates import CutOff, EntryExpired, EntryRefused
+from ledger.overdue import certain_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from ledger.core.receipt import Receipt
     from ledger.sync import Follower, Request
 
-__all__ = ["ANSWER_S", "Courier", "CutOff", "EntryExpired", "EntryRefused"]
+__all__ = ["ANSWER_S", "CUT_OFF_S", "Courier"]
 
 ANSWER_S: Final = 3.0
 RESEND_S: Final = 1.0
@@ -40,26 +42,6 @@ _DEFER: Final = frozenset((Reason.BUSY, Reason.REPEAT, Reason.SEQUENCE_GAP))
 """Refusals that say nothing about the entry: no room, applied already, or the witness is behind us."""
 
 _log = logging.getLogger(__name__)
-
-
-class EntryRefused(Exception):
-    """The ledger does not take the entry; `reason` is the rule that it breaks, and nothing moved."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason.value}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-class EntryExpired(EntryRefused):
-    """No block took the entry before its `not_after`."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(Reason.TOO_LATE, detail)
-
-
-class CutOff(Exception):
-    """No witness has answered for CUT_OFF_S."""
 
 
 class _Round:
@@ -87,7 +69,7 @@ class Courier:
         self._listeners: list[Callable[[str], None]] = []
 
     async def carry(self, entry: Entry, entry_id: bytes, *, gives_up: bool = False) -> Receipt:
-        """Send `entry` until it is final here, and return its receipt; `EntryRefused` once it cannot be any more.
+        """Send `entry` until it is final here, and return its receipt; `EntryRefused` when it is given up.
 
         With `gives_up`, `CutOff` when no witness answers for long.
         """
@@ -210,17 +192,33 @@ class Courier:
             return None
 
     def _judge(self, entry: Entry, refusals: Counter[Reason]) -> None:
-        """Give up only if it is certain, or if more witnesses refuse than may lie and our own copy agrees."""
+        """Give up if the ledger has spoken; without certainty, if more witnesses refuse than may lie or time is up.
+
+        Nothing is concluded from what memory alone holds of the ledger.
+        """
+        if self._follower.archive.height < self._follower.head.height:
+            return
+        sure = certain_refusal(entry, self._follower)
+        if sure is not None and sure.reason is Reason.TOO_LATE:
+            raise EntryExpired(f"no block took the entry until {entry.not_after_ms}")
+        if sure is not None and sure.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
+            raise EntryRefused(sure.reason, f"another entry used this sequence number: {sure.detail}")
+        if sure is not None:
+            raise EntryRefused(sure.reason, sure.detail)
         now_ms, state = self._clock_ms(), self._follower.state
         own = state.check(entry, self._follower.next_moment(now_ms))
         if own is None and not verify_entry(entry, state.genesis.network_id, state.signer(entry)):
             own = Refusal(
                 Reason.BAD_SIGNATURE, "the account has another key now than the one that signed this"
             )
-        if own is not None and own.reason in {Reason.CONFLICT, Reason.SEQUENCE_USED}:
-            raise EntryRefused(own.reason, f"another entry used this sequence number: {own.detail}")
-        for count in refusals.values():
-            if count > self._follower.committee.faults and own is not None:
-                raise EntryRefused(own.reason, own.detail)
+        for reason, count in refusals.items():
+            is_refused = reason not in _DEFER and count > self._follower.committee.faults
+            if is_refused and own is not None and own.reason is not Reason.TOO_LATE:
+                raise EntryRefused(own.reason, own.detail, is_certain=False)
         if now_ms > entry.not_after_ms + EXPIRY_MARGIN_MS:
-            raise EntryExpired(f"no block took the entry until {entry.not_after_ms}")
+            raise EntryExpired(
+                f"no block with the entry has come here, and its time, {entry.not_after_ms}, is over. That is not "
+                "certain yet: a block of before may still become final. The entry stays on record; the next one has "
+                "the same sequence number, so at most one of them ever counts",
+                is_certain=False,
+            )

@@ -63,11 +63,13 @@ class SmallRows(Protocol):
 
     # The wallet, and what the light client keeps.
 
-    def save_signed(self, entry: Entry, settled: Sequence[Entry] = ()) -> None:
-        """Make a signed entry durable before it is sent, and note in passing that `settled` ones are final."""
+    def save_signed(self, entry: Entry, settled: Sequence[Entry] = (), replaced: Entry | None = None) -> None:
+        """Make a signed entry durable before it is sent, and note that `settled` ones are final, `replaced` never."""
         with self._changes() as draft:
             for done in settled:
                 self._signed.mark(draft.connection, done, "final", "")
+            if replaced is not None:
+                self._signed.mark(draft.connection, replaced, "refused", "another entry has its number")
             self._signed.put(draft.connection, entry)
 
     def mark_signed(self, entry: Entry, status: str, detail: str = "") -> None:

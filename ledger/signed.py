@@ -25,14 +25,18 @@ __all__ = ["DETAIL_BYTES_MAX", "SETTLED_MAX", "SignedEntries", "SignedEntry"]
 SETTLED_MAX: Final = 4_096
 """Settled entries that are kept to look back on, of all accounts; over it, the lowest sequence numbers go first."""
 DETAIL_BYTES_MAX: Final = 1_000
-_STATUSES: Final = ("pending", "final", "refused", "expired")
+_STATUSES: Final = ("pending", "final", "refused", "expired", "overdue")
+_OPEN: Final = ("pending", "overdue")
 _KEY = struct.Struct(">32sQ32s")  # account, seq, id
 _HEAD = struct.Struct(">BH")  # status, length of the detail
 
 
 @dataclass(frozen=True, slots=True)
 class SignedEntry:
-    """An entry that a wallet signed, and what became of it: `pending`, `final`, `refused` or `expired`."""
+    """An entry that a wallet signed, and what became of it: `pending`, `final`, `refused` or `expired`.
+
+    `overdue` is one that was given up, and that may be final all the same: its fate is open, and nobody sends it.
+    """
 
     entry: Entry
     entry_id: bytes
@@ -70,7 +74,7 @@ class SignedEntries:
 
     def _write(self, connection: Connection, entry: Entry, status: str, detail: str) -> None:
         to, off = Drawer.SETTLED, Drawer.PENDING
-        if status == "pending":
+        if status in _OPEN:
             to, off = off, to
         key, told = self._key(entry), detail.encode()[:DETAIL_BYTES_MAX]
         head = _HEAD.pack(_STATUSES.index(status), len(told))

@@ -27,7 +27,9 @@ from ledger.core.entries import (
 from ledger.core.keys import peer_id
 from ledger.core.requests import AccountOf, ServiceError, decode_answer, encode_request, field
 from ledger.core.state import Reason
-from ledger.courier import ANSWER_S, Courier, CutOff, EntryExpired, EntryRefused
+from ledger.courier import ANSWER_S, Courier
+from ledger.fates import CutOff, EntryExpired, EntryPending, EntryRefused, KeyReplaced, WalletBehind
+from ledger.overdue import OVERDUE_MAX, Overdue
 from ledger.store import StoreError
 
 if TYPE_CHECKING:
@@ -62,26 +64,6 @@ ADOPTED_MAX: Final = 16
 _log = logging.getLogger(__name__)
 
 
-class EntryPending(TimeoutError):
-    """The time is over and the entry's fate is open: it is kept, and goes on being sent by `run` and by `submit`."""
-
-    def __init__(self, entry_id: bytes) -> None:
-        super().__init__(f"entry {entry_id.hex()} is not final yet; it stays pending")
-        self.entry_id = entry_id
-
-
-class KeyReplaced(Exception):
-    """The ledger names a key for this account that the wallet does not hold: it cannot sign."""
-
-    def __init__(self, key: AccountId) -> None:
-        super().__init__(f"the account's key is {peer_id(key)}, which this node does not hold")
-        self.key = key
-
-
-class WalletBehind(Exception):
-    """What the ledger holds of this account is not known well enough to sign: a signature could contradict it."""
-
-
 class Wallet:
     """One account's way to the ledger. One entry at a time: a sequence number is used when its entry is settled."""
 
@@ -108,6 +90,7 @@ class Wallet:
         self._courier = Courier(follower, request, clock_ms)
         self.store = store
         self._clock_ms = clock_ms
+        self._overdue = Overdue(self.account, store, follower, clock_ms)
         self._turn = trio.Lock()
         self._is_current = False
         self._left_open = trio.Event()
@@ -126,7 +109,8 @@ class Wallet:
     ) -> Receipt:
         """Have `action` ordered, and return its receipt once it is final here.
 
-        `EntryRefused` if the ledger refuses it, `EntryExpired` if no block took it in time, `EntryPending` if
+        `EntryRefused` if the ledger refuses it, `EntryExpired` if no block took it in time (perhaps without certainty:
+        then it stays on record, and the very same action, submitted again, is never paid twice), `EntryPending` if
         `timeout_s` is over first, `KeyReplaced` if the account's key is not held here, `WalletBehind` if this node
         must catch up before it may sign, or if `timeout_s` is over, or no witness has answered for long, while an
         earlier entry's fate is open: then nothing was signed. `on_wait` hears what is waited for, from about a second
@@ -139,16 +123,16 @@ class Wallet:
             try:
                 await self._finish_pending(gives_up=True)
                 await self._ensure_current()
-                entry = self._sign(action, fee, valid_ms)
-                entry_id = entry.entry_id(self._genesis.network_id)
-                signed.append(entry_id)
-                self.store.save_signed(entry, self._settled)  # 1: durable before anyone sees it
-                self._settled.clear()
-                return await self._settle(entry, entry_id)
+                known = self._look_back(action)
+                if known is not None:
+                    return known
+                entry = self._sign(action, fee, self._clock_ms() + valid_ms)
+                self._save(entry)  # 1: durable before anyone sees it
+                return await self._settle(entry, signed=signed)
             finally:
                 self._turn.release()
         raise (
-            EntryPending(signed[0])
+            EntryPending(signed[-1])
             if signed
             else WalletBehind(
                 f"nothing was signed in {timeout_s:g} s: {self.waits_for or 'the ledger is slow'}"
@@ -206,11 +190,10 @@ class Wallet:
         self._refuse_early(entry)
         if not verify_entry(entry, self._genesis.network_id, self.follower.state.signer(entry)):
             raise EntryRefused(Reason.BAD_SIGNATURE, "the key that must sign this REKEY did not")
-        entry_id = entry.entry_id(self._genesis.network_id)
         with self._courier.telling(on_wait), trio.move_on_after(timeout_s):
             self.store.save_signed(entry)  # 1
-            return await self._settle(entry, entry_id)
-        raise EntryPending(entry_id)
+            return await self._settle(entry)
+        raise EntryPending(entry.entry_id(self._genesis.network_id))
 
     def _held(self, key: AccountId) -> SigningKey:
         if key not in self._keys:
@@ -236,21 +219,44 @@ class Wallet:
         async with self._turn:
             await self._finish_pending(gives_up=False)
             for item in self.store.signed(self.account, pending_only=True):
-                if self.follower.receipt(item.entry_id) is not None:
+                if item.status == "pending" and self.follower.receipt(item.entry_id) is not None:
                     self.store.mark_signed(item.entry, "final")
+            self._overdue.review()
 
     def pending(self) -> tuple[Entry, ...]:
-        """Signed entries whose fate is open."""
+        """Signed entries that are on their way."""
         signed = self.store.signed(self.account, pending_only=True)
-        return tuple(item.entry for item in signed if self.follower.receipt(item.entry_id) is None)
+        return tuple(
+            item.entry
+            for item in signed
+            if item.status == "pending" and self.follower.receipt(item.entry_id) is None
+        )
 
-    def _sign(self, action: Action, fee: int | None, valid_ms: int) -> Entry:
+    def overdue(self) -> tuple[Entry, ...]:
+        """Signed entries that were given up, and of which it is not certain yet that they never become final."""
+        return self._overdue.entries()
+
+    def _look_back(self, action: Action) -> Receipt | None:
+        """The receipt of an entry given up earlier that got final after all, if it is this very action."""
+        self._overdue.review()
+        receipt = self._overdue.answer(action)
+        if receipt is None and len(self._overdue.entries()) >= OVERDUE_MAX:
+            raise WalletBehind(
+                f"nothing was signed: the fate of {OVERDUE_MAX} expired entries is open until a later block is final"
+            )
+        return receipt
+
+    def _save(self, entry: Entry, replaced: Entry | None = None) -> None:
+        self.store.save_signed(entry, self._settled, replaced)
+        self._settled.clear()
+
+    def _sign(self, action: Action, fee: int | None, not_after_ms: int) -> Entry:
         entry = sign_entry(
             self.key(),
             self._genesis.network_id,
             account=self.account,
             seq=self.follower.state.account(self.account).seq + 1,
-            not_after_ms=self._clock_ms() + valid_ms,
+            not_after_ms=not_after_ms,
             fee=self._fee_min() if fee is None else fee,
             action=action,
         )
@@ -290,27 +296,57 @@ class Wallet:
     async def _finish_pending(self, *, gives_up: bool) -> None:
         for entry in self.pending():
             try:
-                await self._settle(entry, entry.entry_id(self._genesis.network_id), gives_up=gives_up)
+                await self._settle(entry, gives_up=gives_up)
             except EntryRefused as refusal:
                 _log.info("wallet: an entry signed earlier was refused: %s", refusal)
 
-    async def _settle(self, entry: Entry, entry_id: bytes, *, gives_up: bool = False) -> Receipt:
-        """Send `entry` (2) until its fate is known, and record it (3). Left before, it is `run`'s."""
-        fate = "open"
+    async def _settle(
+        self, entry: Entry, *, gives_up: bool = False, signed: list[bytes] | None = None
+    ) -> Receipt:
+        """Send `entry` (2) until its fate is known, and record it (3). Left before, it is `run`'s.
+
+        If an entry given up earlier took its number, it is signed again with the next one; `signed` hears of each id.
+        """
+        while True:
+            entry_id = entry.entry_id(self._genesis.network_id)
+            if signed is not None:
+                signed.append(entry_id)
+            is_open = True
+            try:
+                receipt = await self._courier.carry(entry, entry_id, gives_up=gives_up)
+                is_open = False
+                self._settled.append(entry)
+                return receipt
+            except EntryRefused as refusal:
+                is_open = False
+                winner = self._overdue.winner(entry, refusal.reason)
+                if winner is None:
+                    self.store.mark_signed(entry, refusal.fate, str(refusal))
+                    raise
+            finally:
+                if is_open:
+                    self._left_open.set()
+                else:
+                    self._courier.rest()
+            if winner.entry.action == entry.action:
+                # In this order: a crash between leaves the winner to answer whoever asks again.
+                self.store.mark_signed(entry, "refused", "an earlier entry of the same action is final")
+                self.store.mark_signed(winner.entry, "final")
+                return winner
+            entry = self._sign_again(entry)
+
+    def _sign_again(self, entry: Entry) -> Entry:
+        """What `entry`, which can never be final any more, was to do: with the next number, and the same end.
+
+        Both are written at once: no crash leaves the intent lost, or signed twice.
+        """
         try:
-            receipt = await self._courier.carry(entry, entry_id, gives_up=gives_up)
-            fate = "final"
-        except EntryRefused as refusal:
-            fate = "expired" if isinstance(refusal, EntryExpired) else "refused"
-            self.store.mark_signed(entry, fate, str(refusal))
+            again = self._sign(entry.action, entry.fee, entry.not_after_ms)
+        except (EntryRefused, KeyReplaced):
+            self.store.mark_signed(entry, "refused", "another entry has its number")
             raise
-        finally:
-            if fate == "open":
-                self._left_open.set()
-            else:
-                self._courier.rest()
-        self._settled.append(entry)
-        return receipt
+        self._save(again, entry)
+        return again
 
     def _refuse_early(self, entry: Entry) -> None:
         """What our own verified copy refuses need not be signed for, sent or waited for."""
