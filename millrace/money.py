@@ -97,17 +97,29 @@ def explain_entry(error: EntryRefused | EntryPending | WalletBehind | KeyReplace
                 f"entry {error.entry_id.hex()} stays pending: the node goes on sending it",
                 "do not repeat it; look at `millrace ledger receipt` in a while",
             )
+        case EntryExpired() if not error.is_certain:
+            return NetworkTrouble(
+                "no block took the entry in time, and it is not certain yet that none did",
+                error.detail,
+                "asking for exactly the same again is safe: it is paid once; `millrace balance` shows what was",
+            )
         case EntryExpired():
             return NetworkTrouble(
                 "no block took the entry in time",
                 error.detail,
-                "nothing has moved so far: look at `millrace balance`, then try again; see `millrace status`",
+                "nothing moved: try again; see `millrace status`",
             )
         case _ if error.reason is Reason.INSUFFICIENT:
             return InsufficientCredit(
-                "the account does not hold that much", error.detail, "see `millrace balance`; nothing moved"
+                "the account does not hold that much",
+                error.detail,
+                "see `millrace balance`; nothing moved" if error.is_certain else "see `millrace balance`",
             )
         case _:
             return EntryNotAccepted(
-                "the ledger refused the entry", f"{error.reason.value}: {error.detail}", "nothing moved"
+                "the ledger refused the entry",
+                f"{error.reason.value}: {error.detail}",
+                "nothing moved"
+                if error.is_certain
+                else "nothing has moved so far; look at `millrace balance`",
             )

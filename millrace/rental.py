@@ -226,14 +226,15 @@ class Rental:
             receipt = await self._buyer.wallet.submit(
                 action, timeout_s=LOCK_S, on_wait=self._desk.ledger_waits
             )
-        except EntryPending as error:
-            # Its fate is open, so the amount stays counted; the settler finds the lock by its terms' hash.
-            self.ledger_trouble = str(error)
-            talk.feed(lease.LockFailed(str(error)))
-        except (EntryRefused, WalletBehind, KeyReplaced) as error:
-            self.may_be_locked = False
-            self.ledger_trouble = str(error) if isinstance(error, WalletBehind | EntryExpired) else ""
-            journal.voided(self.lease_id, str(error))
+        except (EntryPending, EntryRefused, WalletBehind, KeyReplaced) as error:
+            is_trouble = isinstance(error, WalletBehind | EntryExpired | EntryPending)
+            self.ledger_trouble = str(error) if is_trouble else ""
+            if not isinstance(error, EntryPending) and (
+                not isinstance(error, EntryRefused) or error.is_certain
+            ):
+                self.may_be_locked = False
+                journal.voided(self.lease_id, str(error))
+            # Else its fate is open and the amount stays counted; the settler finds the lock by its terms' hash.
             talk.feed(lease.LockFailed(str(error)))
         else:
             lock_id = receipt.entry.entry_id(self._buyer.genesis.network_id)
