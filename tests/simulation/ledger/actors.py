@@ -36,33 +36,28 @@ def intent_of(who: str, number: int) -> bytes:
 
 
 class Payer:
-    """Pays others, now and then more than it has; a wish whose entry expired is signed anew."""
+    """Pays others, now and then more than it has; a wish whose entry is not known to be final is asked for again."""
 
     def __init__(self, wallet: Wallet, others: list[AccountId], wishes: int) -> None:
         self._wallet = wallet
         self._others = [account for account in others if account != wallet.account]
         self._open = list(range(wishes))
-        self._signed: list[bytes] = []
+        self._action: Transfer | None = None
 
     def wish(self, now_ms: int) -> Action | None:
         chance = self._wallet.random
         if not self._open or chance.random() < 0.4:
             return None
-        if any(entry_id in self._wallet.reader.final for entry_id in self._signed):
-            self._next()  # an earlier entry for this wish got final after all
-            return None
-        memo = intent_of(self._wallet.name, self._open[0])
-        amount = 10**9 if chance.random() < 0.05 else chance.randint(1, 60)
-        return Transfer(chance.choice(self._others), amount, memo)
+        if self._action is None:
+            memo = intent_of(self._wallet.name, self._open[0])
+            amount = 10**9 if chance.random() < 0.05 else chance.randint(1, 60)
+            self._action = Transfer(chance.choice(self._others), amount, memo)
+        return self._action
 
     def settled(self, entry: Entry, outcome: str) -> None:
-        self._signed.append(entry.entry_id(self._wallet.simulation.genesis.network_id))
-        if outcome not in {OPEN, "too_late", "conflict", "sequence_used"}:
-            self._next()
-
-    def _next(self) -> None:
-        self._open.pop(0)
-        self._signed.clear()
+        if entry.action == self._action and outcome not in {OPEN, "too_late", "conflict", "sequence_used"}:
+            self._open.pop(0)
+            self._action = None
 
     def is_done(self) -> bool:
         return not self._open

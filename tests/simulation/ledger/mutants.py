@@ -229,6 +229,10 @@ def sign_the_next(wallet: Wallet, entry: Entry, original: Any = Wallet._judge) -
         wallet._settle(entry, OPEN)
 
 
+def forget(*_: object) -> None:
+    """Nothing is kept, or nothing found."""
+
+
 NO_SUMS = (Holdings, "check_sums", lambda _: None)
 
 MUTANTS: dict[str, Mutant] = {
@@ -265,6 +269,10 @@ MUTANTS: dict[str, Mutant] = {
     "a wallet trusts its own clock": Mutant(((Wallet, "_judge", trust_own_clock),), ("promise",)),
     "a wallet signs the next instead of the same": Mutant(
         ((Wallet, "_judge", sign_the_next),), ("paid twice",)
+    ),
+    "a wallet forgets what is overdue": Mutant(((Wallet, "_keep_overdue", forget),), ("paid twice",)),
+    "an overdue entry answers for nothing": Mutant(
+        ((Wallet, "_final_twin", forget), (Wallet, "_winner", forget)), ("paid twice",)
     ),
     "slots pass in an idle network": Mutant(((Simplex, "is_waiting", True),), ("idle",)),
     "a block may be older than its parent": Mutant(

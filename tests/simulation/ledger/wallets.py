@@ -1,6 +1,6 @@
 """A client's way to the ledger, as in `ledger/wallet.py`: sign, keep, send the same bytes until their fate is known.
 
-One entry at a time. A crash forgets all but what was kept: the signed entry whose fate is open.
+One entry at a time. A crash forgets all but what was kept: the signed entries whose fate is open.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Wallet:
         self.clock = Clock(simulation.world, name, skew_ms_max=2_000)
         self.random = simulation.world.chance(name)
         self.pending: Entry | None = None
+        self.overdue: list[Entry] = []
+        """Given up, and perhaps final all the same: the next has the same number, and the same is not paid twice."""
         self.extra_seq = 0
         """For a control only: how many sequence numbers are left out."""
         self.outcomes: Counter[str] = Counter()
@@ -103,22 +105,28 @@ class Wallet:
         if self.simulation.world.suffers("crash") and self.random.random() < CRASH_SHARE:
             self._refusals.clear()  # it starts again; the pending entry was kept
             return
+        self._review()
         if self.pending is not None:
             self._judge(self.pending)
         if self.pending is None and self.part is not None:
             action = self.part.wish(self.now_ms())
-            if action is not None:
+            twin = None if action is None else self._final_twin(action)
+            if twin is not None:
+                self._answer_with(twin)
+            elif action is not None:
                 self._sign(action)
         if self.pending is not None and (self.random.random() < 0.6 or not self.simulation.world.is_broken):
             self._send(self.pending)
 
-    def _sign(self, action: Action) -> None:
+    def _sign(self, action: Action, instead_of: Entry | None = None) -> None:
+        """Sign it, with the next number; `instead_of` an entry that lost its number, with the same end."""
         state = self.reader.chain.state
+        end_ms = self.now_ms() + self.random.choice(VALID_MS)
         entry = sign_entry(
             self.key,
             self.simulation.genesis.network_id,
             seq=self._next_seq(action) + self.extra_seq,
-            not_after_ms=self.now_ms() + self.random.choice(VALID_MS),
+            not_after_ms=end_ms if instead_of is None else instead_of.not_after_ms,
             fee=state.params.fee_min + self.random.randint(0, FEE_EXTRA_MAX),
             action=action,
             account=self.account,
@@ -166,17 +174,64 @@ class Wallet:
         is_refused = any(
             reason not in DEFER and count > chain.committee.faults for reason, count in counts.items()
         )
-        if own is not None and own.reason in NEVER:
+        winner = self._winner(entry)
+        if winner is not None:
+            self._tell_lost(entry, entry_id, Reason.CONFLICT)
+            if winner.action == entry.action:
+                self._answer_with(winner)
+            else:
+                self.pending = None
+                self._sign(entry.action, entry)
+        elif own is not None and own.reason in NEVER:
             self._give_up(entry, entry_id, own.reason)
         elif is_refused or now_ms > entry.not_after_ms + EXPIRY_MARGIN_MS:
-            self._settle(
-                entry, OPEN
-            )  # the next entry has the same sequence number: at most one of them gets final
+            self._keep_overdue(entry)
+            self._settle(entry, OPEN)  # the next has the same sequence number: at most one of them gets final
+
+    def _keep_overdue(self, entry: Entry) -> None:
+        self.overdue.append(entry)
+
+    def _review(self) -> None:
+        """Forget overdue entries of which the ledger has said that they will never be."""
+        chain = self.reader.chain
+        for entry in list(self.overdue):
+            refusal = chain.state.check(entry, chain.next_moment(0))
+            if self._height_of(entry) is None and refusal is not None and refusal.reason in NEVER:
+                self.overdue.remove(entry)
+                self._tell_lost(entry, self._id_of(entry), refusal.reason)
+
+    def _final_twin(self, action: Action) -> Entry | None:
+        """An overdue entry that got final after all, and is this very action."""
+        twins = (entry for entry in self.overdue if entry.action == action)
+        return next((entry for entry in twins if self._height_of(entry) is not None), None)
+
+    def _winner(self, entry: Entry) -> Entry | None:
+        """The overdue entry that got final with this one's number."""
+        rivals = (other for other in self.overdue if (other.lane, other.seq) == (entry.lane, entry.seq))
+        return next((other for other in rivals if self._height_of(other) is not None), None)
+
+    def _answer_with(self, overdue: Entry) -> None:
+        """Whoever asked for the same gets the receipt of the overdue one: once."""
+        self.overdue.remove(overdue)
+        height = self._height_of(overdue)
+        if height is not None:
+            self.simulation.referee.promised[self._id_of(overdue)] = height
+        self.simulation.world.note(self.name, "answers with what was overdue")
+        self._settle(overdue, "final")
+
+    def _id_of(self, entry: Entry) -> bytes:
+        return entry.entry_id(self.simulation.genesis.network_id)
+
+    def _height_of(self, entry: Entry) -> int | None:
+        return self.reader.final.get(self._id_of(entry))
 
     def _give_up(self, entry: Entry, entry_id: bytes, reason: Reason) -> None:
-        self.simulation.world.note(self.name, f"gives up: {reason.value}")
-        self.simulation.referee.refused_for_good(entry_id, f"{self.name}: {reason.value}")
+        self._tell_lost(entry, entry_id, reason)
         self._settle(entry, reason.value)
+
+    def _tell_lost(self, entry: Entry, entry_id: bytes, reason: Reason) -> None:
+        self.simulation.world.note(self.name, f"gives up {entry.seq}: {reason.value}")
+        self.simulation.referee.refused_for_good(entry_id, f"{self.name}: {reason.value}")
 
     def _settle(self, entry: Entry, outcome: str) -> None:
         self.pending = None
