@@ -104,6 +104,7 @@ async def test_another_intent_takes_the_number_and_an_idle_network_is_no_deadloc
             with trio.fail_after(20):
                 receipt = await wallet.submit(OTHER, valid_ms=LONG_MS)
                 assert receipt.entry.seq == old.seq == 2
+                await wallet.follower.archive.wait_beyond(wallet.follower.head.height - 1)
                 await wallet.finish()
             assert (wallet.overdue(), balance(wallet)) == ((), 701)
             assert "refused" in statuses(wallet), "now it is certain"

@@ -139,6 +139,7 @@ async def test_what_the_old_key_signed_and_nobody_ordered_is_refused_and_not_wai
             assert wallet.pending() == ()
             receipt = await wallet.submit(Transfer(POOR.account, 50))
             assert receipt.entry.seq == 1
+            await wallet.follower.archive.wait_beyond(wallet.follower.head.height - 1)
             await wallet.finish()  # another entry has its number now: so it is certain
         statuses = [item.status for item in wallet.store.signed(RICH.account)]
         assert "refused" in statuses
