@@ -91,6 +91,15 @@ def test_entries_are_read_alike(data: bytes, count: int, end_max: int) -> None:
     assert at_once(data, count, end_max) == one_by_one(data, count, end_max)
 
 
+@pytest.mark.parametrize("place", FIELDS)
+def test_every_bound_of_a_transfer_is_the_same(place: int) -> None:
+    width, values = FIELDS[place]
+    for value in values:
+        data = bytearray(SIGNED[0].encoded)
+        data[place : place + width] = value.to_bytes(width, "big")
+        assert at_once(bytes(data), 1, len(data)) == one_by_one(bytes(data), 1, len(data)), value
+
+
 def test_what_is_read_at_once_is_no_lesser_value() -> None:
     ((read,), _) = take_entries(SIGNED[0].encoded, 0, 1, TRANSFER_BYTES)
     assert type(read) is Entry
