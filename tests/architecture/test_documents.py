@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
+
+from millrace.cli.main import root
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -77,3 +80,30 @@ def test_cited_sections_and_rules_exist() -> None:
             source, where = path.read_text(), path.relative_to(ROOT)
             assert set(SECTION.findall(source)) <= sections, f"{where} cites {SECTION.findall(source)}"
             assert set(RULE.findall(source)) <= set(rules), f"{where} cites {RULE.findall(source)}"
+
+
+def shown(text: str) -> list[list[str]]:
+    """The `millrace …` commands of a document, in blocks and in backticks, as words."""
+    lines = re.sub(r"\\\n\s*", " ", text)
+    found = re.findall(r"^(?:`)?millrace ([^`#\n]+)|`millrace ([^`#\n]+)`", lines, re.MULTILINE)
+    return [re.sub(r"\[[^]]*\]", "", block or inline).split() for block, inline in found]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_that_are_shown_exist(document: Path) -> None:
+    text = document.read_text()
+    for words in shown(text):
+        command: click.Command = root
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            if re.fullmatch(r"…|\W+", words[0]):
+                break
+            inner = command.get_command(click.Context(command), words[0])
+            if inner is None and command.invoke_without_command:
+                break
+            assert inner is not None, f"{document.name}: no such verb: {words}"
+            command, words = inner, words[1:]
+        options = {name for parameter in command.params for name in (*parameter.opts, "--help", "--json")}
+        unknown = {word for word in words if word.startswith("-")} - options
+        assert not unknown, f"{document.name}: {command.name} has no {unknown}"
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
