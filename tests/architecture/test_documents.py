@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 import click
 import pytest
@@ -92,8 +93,8 @@ def shown(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_that_are_shown_exist(document: Path) -> None:
     text = document.read_text()
-    for words in shown(text):
-        command: click.Command = root
+    for line in shown(text):
+        words, command = line, cast("click.Command", root)
         while isinstance(command, click.Group) and words and not words[0].startswith("-"):
             if re.fullmatch(r"…|\W+", words[0]):
                 break
