@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ledger.core.block import NO_BLOCK, NO_ROOT, Certificate, FinalBlock, Header
+from ledger.core.block import NO_BLOCK, NO_ROOT, Certificate, Closing, FinalBlock, Header
+from ledger.core.consensus import Ask, Recall, Recalled, encode_message
 from ledger.core.encoding import Kind, digest, signing_bytes
 from ledger.core.entries import Claim, Expire, Lock, Transfer, decode_entry, sign_entry, sign_voucher
 from ledger.core.evidence import vote_pair
@@ -92,7 +93,23 @@ def examples() -> dict[str, str]:
         "receipt": receipt_for(transfer, 0, log, block).encode().hex(),
         "handover": handover.encode().hex(),
         "evidence": evidence.encode().hex(),
+        "closing": _closing(genesis, handover.head.header).encode().hex(),
+        "ask": encode_message(Ask(7, 5, NO_BLOCK)).hex(),
+        "recall": encode_message(Recall(0, 5)).hex(),
+        "recalled": encode_message(Recalled(0, 5, 7, ())).hex(),
     }
+
+
+def _closing(genesis: Genesis, last: Header) -> Closing:
+    """What would close the epoch above the second block, had that got no FINAL certificate of its own."""
+    network_id = genesis.network_id
+    parent = last.hash(network_id)
+    void = Header(0, 3, 3, 2, parent, CREATED_MS + 3000, last.tree_size, last.log_root, NO_ROOT, 0)
+    vote = sign_vote(WITNESS, genesis.committee, Kind.FINAL, slot=3, block_hash=void.hash(network_id))
+    closing = Closing((void,), Certificate.from_votes([vote], genesis.committee))
+    if not closing.verify(last, genesis.committee):
+        raise ValueError("the example's closing does not close")
+    return closing
 
 
 def _handover(genesis: Genesis, below: FinalBlock, rotate: str) -> Handover:
