@@ -78,6 +78,8 @@ class Seen:
     sent: int = 0
     refused: int = 0
     final: int = 0
+    lost: int = 0
+    """Sent, and neither refused nor final at the end."""
     blocks: int = 0
     latency_ms: list[float] = field(default_factory=list)
 
@@ -170,6 +172,7 @@ class Load:
         with trio.move_on_after(DRAIN_S):
             for _, done in list(self._waiting.values()):
                 await done.wait()
+        seen.lost = len(self._waiting)
         seen.refused = sum(door.refused for door in self._doors)
         self._waiting.clear()
         self.seen = Seen("")
