@@ -32,7 +32,7 @@ from ledger.database import (
 from ledger.drawers import BASE_NOTE, INDEX_NOTE, Drawer, Drawers
 from ledger.drawers import SCHEMA as DRAWERS_SCHEMA
 from ledger.own_votes import OwnVotes
-from ledger.rows import EVIDENCE_MAX, Draft, SmallRows
+from ledger.rows import Draft, SmallRows
 from ledger.signed import SignedEntries, SignedEntry
 from ledger.snapshots import SCHEMA as SNAPSHOTS_SCHEMA
 from ledger.snapshots import SnapshotInfo, Snapshots
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from ledger.database import Connection
 
 __all__ = [
-    "EVIDENCE_MAX",
     "Batch",
     "Place",
     "SignedEntry",

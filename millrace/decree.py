@@ -18,12 +18,12 @@ from bootstrap.errors import OperatorError
 from ledger.core.actions import decree_body
 from ledger.core.amounts import format_credits, parse_credits
 from ledger.core.encoding import Kind, NetworkId, WireError
-from ledger.core.entries import NO_APPROVALS, Approvals, Decree, Limit, Param, Rotate, sign_decree
+from ledger.core.entries import NO_APPROVALS, Decree, Limit, Param, Rotate, sign_decree
 from ledger.core.keys import account_from_peer_id, peer_id, verify
 from ledger.core.params import Params
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from ledger.core.keys import AccountId, SigningKey
@@ -94,10 +94,6 @@ class DecreeFile:
         """Whether the file holds `governor`'s approval, by `key`."""
         signature = self.signatures.get(governor, b"")
         return verify(key, signature, Kind.DECREE, self.network_id, decree_body(self.decree))
-
-    def approved(self, governors: Sequence[AccountId]) -> Decree:
-        """The decree as an entry carries it: with the approvals of those who are governors, in their order."""
-        return replace(self.decree, approvals=Approvals.collect(sorted(governors), self.signatures))
 
 
 def parse_decree(text: str, where: str = "the decree") -> DecreeFile:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ledger.core.entries import Entry
     from ledger.core.genesis import Genesis
 
-__all__ = ["Books", "Check", "Line", "OpenLock"]
+__all__ = ["Books", "Check"]
 
 _VALID_SPAN_MS: Final = 30 * 86_400_000
 _IDLE_MS: Final = 31 * 86_400_000

@@ -13,7 +13,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from ledger.core.actions import (
-    HASH_BYTES,
     NO_KEY,
     NO_SIGNATURE,
     SEQUENCE_MAX,
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENTRY_BYTES_MAX",
-    "HASH_BYTES",
     "NO_APPROVALS",
     "NO_KEY",
     "SEQUENCE_MAX",

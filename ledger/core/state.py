@@ -34,8 +34,6 @@ from ledger.core.authority import (
 )
 from ledger.core.bulk import apply_transfers
 from ledger.core.holdings import (
-    ACTIVE_SPAN_MS,
-    CLOSED_LOCKS_KEPT,
     TRANSITIONS,
     Account,
     Charter,
@@ -51,7 +49,6 @@ from ledger.core.holdings import (
 from ledger.core.outcomes import VALID_SPAN_MS_MAX, Effect, Moment, Plan, Reason, Refusal
 from ledger.core.settlement import (
     LOCK_SPAN_MS_MAX,
-    LOCKS_PER_PAYER_MAX,
     plan_claim,
     plan_dispute,
     plan_expire,
@@ -73,9 +70,6 @@ if TYPE_CHECKING:
     from ledger.core.params import Params
 
 __all__ = [
-    "ACTIVE_SPAN_MS",
-    "CLOSED_LOCKS_KEPT",
-    "LOCKS_PER_PAYER_MAX",
     "LOCK_SPAN_MS_MAX",
     "PARAM_HEIGHTS_MAX",
     "PRUNE_INTERVAL",
@@ -85,14 +79,12 @@ __all__ = [
     "Account",
     "Effect",
     "InvariantError",
-    "KeyLine",
     "LedgerState",
     "LockState",
     "LockStatus",
     "Moment",
     "Reason",
     "Refusal",
-    "Totals",
 ]
 
 PRUNE_INTERVAL: Final = 1000
