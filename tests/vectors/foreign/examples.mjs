@@ -185,6 +185,11 @@ function handover(spec, same) {
   same("§7 handover", bytes, spec.bytes("### 7.3 Handovers and light clients"));
   const next = handedOver(genesis, [whole(bytes, readHandover)]);
   same("§7 committee handed over to", `${next?.epoch} ${next?.witnesses.map(hex)}`, `1 ${[witness, bob].map((key) => hex(key.account))}`);
+  const slot3 = [u(8, 1), u(32, 0), u(64, 3), u(64, 3), u(64, 2), headerHash(whole(header, readHeader), id)];
+  const empty = Buffer.concat([...slot3, u(64, T0 + 3000n), u(64, 3), after, ZERO32, u(32, 0)]);
+  const closed = Buffer.concat([u(32, 0), u(64, 3), headerHash(whole(empty, readHeader), id)]);
+  const closing = Buffer.concat([u(16, 1), empty, u(8, 5), closed, u(64, 1), witness.sign(KIND.FINAL, id, closed)]);
+  same("§6 closing", closing, spec.bytes("Had the second block of §7.3"));
   const vote = (kind, block) => {
     const said = Buffer.concat([u(32, 0), u(64, 1), block]);
     return Buffer.concat([u(8, kind), said, witness.account, witness.sign(kind, id, said)]);
