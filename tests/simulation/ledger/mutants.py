@@ -289,7 +289,7 @@ MUTANTS: dict[str, Mutant] = {
         ((Certificate, "verify", yes),),
         ("fork", "audit: certificate", "audit: quorum"),
         replace(FOUR, liars=("deceiver",)),
-        60,
+        200,
     ),
     "a parent is not checked": Mutant(
         ((simplex, "stands_on_agreed", yes),), ("fork", "stall"), replace(FOUR, liars=("forger",)), 200
