@@ -295,5 +295,5 @@ MUTANTS: dict[str, Mutant] = {
         ((simplex, "stands_on_agreed", yes),), ("fork", "stall"), replace(FOUR, liars=("forger",)), 200
     ),
     "votes leave before they are durable": Mutant(((Honest, "_commit", send_first),), ("vote",), FOUR, 60),
-    "nobody is asked about an old backup": Mutant((), ("vote",), replace(FOUR, restores=True), 60),
+    "nobody is asked about an old backup": Mutant((), ("vote",), replace(FOUR, restores=True), 120),
 }

@@ -12,7 +12,7 @@ from ledger.core import keys
 from ledger.core.actions import NO_KEY, Rekey
 from ledger.core.audit import Replay
 from ledger.core.book_snapshot import state_root
-from ledger.core.consensus import decode_message
+from ledger.core.consensus import decode_message, encode_message
 from ledger.core.encoding import Kind
 from ledger.core.entries import Claim, Lock, Transfer
 from ledger.core.violations import BrokenRuleError
@@ -46,13 +46,17 @@ class Referee:
         self.honest: set[AccountId] = set()
         self.unsure: set[AccountId] = set()
         """Restored from an old backup while a liar denies what it remembers: it may contradict itself, as one of f."""
+        self.watched: AccountId | None = None
+        """Will be restored from an old backup: whom its votes reached decides what it can be reminded of (R6.11)."""
+        self._holders: dict[bytes, set[AccountId]] = {}
+        self._is_restored = False
         self.promised: dict[bytes, int] = {}
         """Heights that clients were shown with their entries' receipts."""
         self.heights: dict[bytes, int] = {}
         """The height at which each entry is final."""
         self._roots: list[bytes] = []
         self._replay = Replay(genesis, check=keys.verify_bytes)
-        self._votes: dict[tuple[AccountId, Kind, int, int], bytes] = {}
+        self._votes: dict[tuple[AccountId, Kind, int, int], Vote] = {}
         self._paid_for: dict[bytes, bytes] = {}
         self._signed: dict[bytes, int] = {}
         self._refused: dict[bytes, str] = {}
@@ -144,7 +148,9 @@ class Referee:
             return
         for kind in () if vote.witness in self.unsure else _RIVALS[vote.kind]:
             other = self._votes.get((vote.witness, kind, vote.epoch, vote.slot))
-            if other is not None and (kind is not vote.kind or other != vote.block_hash):
+            if other is None or (kind is vote.kind and other.block_hash == vote.block_hash):
+                continue
+            if self._could_be_reminded(other):
                 raise Broken(
                     "vote",
                     f"{witness.name} contradicts itself in slot {vote.slot}: {kind.name}, {vote.kind.name}",
@@ -152,7 +158,35 @@ class Referee:
         key = vote.witness, vote.kind, vote.epoch, vote.slot
         if key not in self._votes and vote.kind is Kind.NOTAR:
             self._check_age(witness, vote)
-        self._votes[key] = vote.block_hash
+        self._votes[key] = vote
+
+    def heard(self, who: AccountId, sender: AccountId, message: bytes) -> None:
+        """A message arrived at an honest witness, which remembers it until it dies."""
+        if sender == self.watched and not self._is_restored:
+            self._holders.setdefault(message, set()).add(who)
+
+    def died(self, who: AccountId) -> None:
+        """A witness lost its memory: what others voted is in no file of its."""
+        for holders in self._holders.values():
+            holders.discard(who)
+
+    def restored(self) -> None:
+        """The watched witness starts with an old file, and asks the others now."""
+        self._is_restored = True
+
+    def _could_be_reminded(self, vote: Vote) -> bool:
+        """Whether whoever signed `vote` must know of it: from its own file, or from one of those who have to answer.
+
+        A restored witness waits for q - 1 others, so n - q that hold the vote may be just those who did not answer.
+        """
+        if vote.witness != self.watched or not self._is_restored:
+            return True
+        committee = self.committees[vote.epoch]
+        holders = self._holders.get(encode_message(vote), set())
+        if len(holders) > committee.n - committee.quorum:
+            return True
+        self.unsure.add(vote.witness)  # evidence may name it: it is one of the f
+        return False
 
     def _check_age(self, witness: Honest, vote: Vote) -> None:
         """A block of long ago gets no first vote: it would order entries after their end, as if in time."""

@@ -99,6 +99,8 @@ class Simulation:
         self.referee = Referee(self.genesis)
         self.referee.honest = {member.account for member in self.honest}
         self.referee.is_leaping = plan.leaps
+        if self.restored is not None:
+            self.referee.watched = self.restored.account
         if self.restored is not None and plan.liars:
             self.referee.unsure = {self.restored.account}
         self.readers = [Reader(self, READER_NUMBERS + number) for number in range(READERS)]

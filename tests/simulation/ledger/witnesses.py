@@ -139,6 +139,7 @@ class Honest:
         if self.chain is None:
             return
         self.simulation.world.note(self.name, "dies")
+        self.simulation.referee.died(self.account)
         self.machine = self.chain = None
         self._life += 1
         if not self.simulation.plan.keeps_votes:
@@ -151,6 +152,7 @@ class Honest:
             self.simulation.world.note(self.name, f"is restored from height {len(self.backup.blocks)}")
             self.crash()
             self.disk, self.backup = self.backup, None
+            self.simulation.referee.restored()
 
     def _take_up(self, pool: Mempool | None) -> None:
         """Be a witness of the present epoch, with what waited in the last one; or follow."""
@@ -182,6 +184,8 @@ class Honest:
     def hear(self, event: Event) -> None:
         """Something happens; a busy witness takes it up in its next round."""
         if self.chain is not None:
+            if isinstance(event, Received):
+                self.simulation.referee.heard(self.account, event.peer, event.message)
             self._inbox.append(event)
             self._round()
 
