@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ledger.core.block import FinalBlock, Proposal, sign_proposal
+from ledger.core.block import BLOCK_ENTRIES_MAX, FinalBlock, Proposal, sign_proposal
 from ledger.core.chain import BadBlock, Chain
 from ledger.core.consensus import (
     Ask,
@@ -46,7 +46,7 @@ from ledger.core.mempool import Mempool
 from ledger.core.own_votes import OwnVotes
 from ledger.core.register import Register
 from ledger.core.repair import FirstRelays, Patience, recalled, repeats, supplies
-from ledger.core.timers import Timers, grown, is_timely
+from ledger.core.timers import Pace, Timers, grown, is_timely
 from ledger.core.votes import NO_BLOCK, Certificate, Vote, sign_vote
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Simplex:
         self.proposals = self._register.proposals
         self._final_certificate = saved.final_certificate
         self._silent: set[AccountId] = set()
-        self._timers, self._patience, self._fresh = Timers(), Patience(), FirstRelays()
+        self._timers, self._pace, self._patience, self._fresh = Timers(), Pace(), Patience(), FirstRelays()
         self._may_build, self._asked = True, not asks
         self._register.restore(saved)
 
@@ -304,6 +304,9 @@ class Simplex:
     def _enter(self, slot: int) -> None:
         """Be in `slot`, with new timers; proposals of passed slots that nobody stands for are dropped."""
         self._timers.restart(is_new_slot=slot != self.slot)
+        before = self.chain.candidate(self._ballots.notarised(slot - 1) or NO_BLOCK)
+        timeout_s = self.chain.state.params.slot_timeout_ms / 1000
+        self._pace.begin(self._now.s, timeout_s, before.block.header.count if before else 0)
         self.slot, self._may_build = slot, True
         own = {vote.block_hash for vote in self._own.of_kind(Kind.NOTAR)}
         for past in [past for past in self.proposals.slots() if past < slot]:
@@ -316,6 +319,8 @@ class Simplex:
             return False
         parent_hash = agreed_parent(slot, self.chain, self._ballots)
         if parent_hash is None or not self._own.may_cast(Kind.NOTAR, slot):
+            return False
+        if self._pace.wakes_at_s(self._now.s) and len(self.pool) < BLOCK_ENTRIES_MAX:
             return False
         self._may_build = False
         candidate = self.chain.build(
@@ -331,11 +336,7 @@ class Simplex:
         return True
 
     def _cast(self, kind: Kind, slot: int, block_hash: bytes = NO_BLOCK) -> None:
-        """Sign and send a vote. Order: 1 the vote is durable (with its block), 2 it leaves.
-
-        A crash after 1 and before 2 leaves a vote that `_repeat` sends after the restart; without 1 a restarted
-        witness could sign the opposite, which forked 12 of 60 simulated networks.
-        """
+        """Sign and send a vote. Order: 1 the vote is durable (with its block), 2 it leaves (R6.9)."""
         vote = sign_vote(self._key, self.committee, kind, slot=slot, block_hash=block_hash)
         proposal = self.proposals.of(slot)[block_hash] if kind is Kind.NOTAR else None
         self._own.keep(vote)
@@ -375,8 +376,8 @@ class Simplex:
             slots_open=slots_open,
             is_leader_silent=self.committee.leader(self.slot) in self._silent,
         )
-        times = (wake_at_s, self._own.wakes_at_s(self._now.s), self._fresh.wakes_at_s)
-        if wakes := [at_s for at_s in times if at_s is not None]:
+        waits = (each.wakes_at_s(self._now.s) for each in (self._own, self._pace))
+        if wakes := [at_s for at_s in (wake_at_s, self._fresh.wakes_at_s, *waits) if at_s is not None]:
             self._act(WakeAt(min(wakes)))
 
     @property
@@ -418,14 +419,13 @@ class Simplex:
             if self._own.lacks(peer):  # it began after we had asked
                 self._send(peer, Recall(self.committee.epoch, tip.slot))
             return
-        for message in supplies(
-            question, self.slot, tip.slot, ballots=self._ballots, proposals=self.proposals
-        ):
+        slots = self.slot, tip.slot
+        for message in supplies(question, *slots, ballots=self._ballots, proposals=self.proposals):
             self._send(peer, message)
 
     def _show_final(self, peer: AccountId) -> None:
-        if (final := self._final_certificate) is not None:
-            self._send(peer, final)
+        if self._final_certificate is not None:
+            self._send(peer, self._final_certificate)
 
     # Leaves.
 
