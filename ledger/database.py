@@ -11,7 +11,7 @@ import os
 import sqlite3
 import struct
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,6 +117,9 @@ class Database:
         self._read_only = read_only
         self.write_lock = threading.RLock()
         """Held over a transaction, and over what must be seen to change with it."""
+        self._read_lock = threading.Lock()
+        """One read at a time: one that begins while another runs on the same connection sees the database as that one
+        does, without what was committed meanwhile, and would take a new row for a lost one."""
         with self.translated():
             if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,28 +137,28 @@ class Database:
 
     def read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Every row of `query`, of what is durable."""
-        with self.translated():
+        with self.translated(), self._read_lock:
             return self._reader.execute(query, values).fetchall()
 
     def read_one(self, query: str, *values: object) -> tuple[Any, ...] | None:
         """The first row of `query`, or None."""
-        with self.translated():
-            row: tuple[Any, ...] | None = self._reader.execute(query, values).fetchone()
+        with self.translated(), self._read_lock, closing(self._reader.execute(query, values)) as cursor:
+            row: tuple[Any, ...] | None = cursor.fetchone()
             return row
 
     def scan(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        """The rows of `query` one by one, for a caller that cannot hold them all."""
+        """The rows of `query` one by one, for a caller that cannot hold them all; on a connection of their own."""
         with self.translated():
-            cursor = self._reader.execute(query, values)
-        try:
+            connection = self._connect()
+        with closing(connection):
+            with self.translated():
+                cursor = connection.execute(query, values)
             while True:
                 with self.translated():
                     row = cursor.fetchone()
                 if row is None:
                     return
                 yield row
-        finally:
-            cursor.close()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
