@@ -79,7 +79,8 @@ class Drawers:
         if len(seals) != self.SEALS_BYTES:
             raise Damage("its head has another length")
         kept: dict[Drawer, dict[bytes, bytes]] = {drawer: {} for drawer in Drawer}
-        for number, key, value, found in self._database.scan("SELECT * FROM drawers"):
+        # Not a scan, which sees another moment than the transaction in which the seals may have been read.
+        for number, key, value, found in self._database.read("SELECT * FROM drawers"):
             if number not in iter(Drawer):
                 raise Damage(f"there is no drawer {number!r}")
             _check(number, key, value, found)
